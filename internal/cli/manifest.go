@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-mesh/slipway/internal/install/manifest"
+)
+
+func manifestCommand(g *global) *cobra.Command {
+	command := &cobra.Command{Use: "manifest", Short: "Work with the objects that an IstioOperator means"}
+	command.AddCommand(manifestGenerateCommand(g))
+	return command
+}
+
+func manifestGenerateCommand(g *global) *cobra.Command {
+	in := &input{}
+	command := &cobra.Command{
+		Use:     "generate",
+		Short:   "Print the objects that an IstioOperator means; no cluster is needed",
+		Example: "  slipway manifest generate --set profile=demo",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			layers, err := in.layers(cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			images := images()
+			layers = append([]manifest.Layer{{Name: "--istioNamespace", Spec: map[string]any{"namespace": g.istioNamespace}}}, layers...)
+			manifests, err := manifest.Render(manifest.Options{Hub: images.Hub, Tag: images.Tag, Version: images.Version}, layers...)
+			if err != nil {
+				return err
+			}
+			text, err := manifest.YAML(manifests.Objects())
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	in.register(command.Flags())
+	return command
+}

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/slipway-mesh/slipway/internal/install/manifest"
+	"github.com/slipway-mesh/slipway/profiles"
+)
+
+func profileCommand() *cobra.Command {
+	command := &cobra.Command{Use: "profile", Short: "List and show profiles"}
+	list := &cobra.Command{
+		Use: "list", Short: "List the built-in profiles", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintf(cmd.OutOrStdout(), "Profiles:\n    %s\n", strings.Join(profiles.List(), "\n    "))
+			return err
+		},
+	}
+	command.AddCommand(list, profileDumpCommand())
+	return command
+}
+
+func profileDumpCommand() *cobra.Command {
+	in := &input{}
+	var path, output string
+	command := &cobra.Command{
+		Use:   "dump [PROFILE]",
+		Short: "Print a profile as a whole IstioOperator, with what it stands on merged in",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				in.sets = append([]string{"profile=" + args[0]}, in.sets...)
+			}
+			layers, err := in.layers(cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			images := images()
+			merged, err := manifest.Resolve(manifest.Options{Hub: images.Hub, Tag: images.Tag}, layers...)
+			if err != nil {
+				return err
+			}
+			text, err := dump(merged.Spec, path, output)
+			if err != nil {
+				return err
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	in.register(command.Flags())
+	command.Flags().StringVarP(&path, "config-path", "p", "", "print only what is below this path, such as components.pilot")
+	command.Flags().StringVarP(&output, "output", "o", "yaml", "yaml or json")
+	return command
+}
+
+func dump(spec map[string]any, path, output string) ([]byte, error) {
+	var value any = map[string]any{"apiVersion": "install.istio.io/v1alpha1", "kind": "IstioOperator", "spec": spec}
+	if path != "" {
+		value = spec
+		for _, step := range strings.Split(strings.TrimPrefix(path, "spec."), ".") {
+			m, ok := value.(map[string]any)
+			if !ok || m[step] == nil {
+				return nil, fmt.Errorf("nothing is at %s", path)
+			}
+			value = m[step]
+		}
+	}
+	switch output {
+	case "yaml":
+		return yaml.Marshal(value)
+	case "json":
+		text, err := json.MarshalIndent(value, "", "  ")
+		return append(text, '\n'), err
+	}
+	return nil, fmt.Errorf("--output %s: it must be yaml or json", output)
+}

@@ -1,0 +1,138 @@
+package apply
+
+import (
+	"context"
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// Health is why an object is not ready.
+type Health struct {
+	Ref Ref
+	// Reason is in words, such as "0 of 1 replicas are ready: pod x: container y: ImagePullBackOff".
+	Reason string
+	// Failing says that it will not become ready by waiting: an image that cannot be had, a container that crashes.
+	Failing bool
+}
+
+// Unready returns those of the objects that are not ready yet, in order.
+func (c Cluster) Unready(ctx context.Context, objects []Object) ([]Health, error) {
+	var all []Health
+	for _, object := range objects {
+		var health *Health
+		var err error
+		switch object.GetKind() {
+		case "Deployment":
+			health, err = c.deploymentHealth(ctx, object)
+		case crd:
+			health, err = c.crdHealth(ctx, object)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if health != nil {
+			health.Ref = RefOf(object)
+			all = append(all, *health)
+		}
+	}
+	return all, nil
+}
+
+func (c Cluster) deploymentHealth(ctx context.Context, object Object) (*Health, error) {
+	deployment := &appsv1.Deployment{}
+	err := c.Client.Get(ctx, client.ObjectKeyFromObject(object), deployment)
+	if apierrors.IsNotFound(err) {
+		return &Health{Reason: "is not there"}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	want := int32(1)
+	if deployment.Spec.Replicas != nil {
+		want = *deployment.Spec.Replicas
+	}
+	status := deployment.Status
+	switch {
+	case status.ObservedGeneration < deployment.Generation:
+		return &Health{Reason: "its last change is not observed yet"}, nil
+	case status.UpdatedReplicas < want:
+		return c.podHealth(ctx, deployment, fmt.Sprintf("%d of %d replicas are updated", status.UpdatedReplicas, want))
+	case status.AvailableReplicas < want:
+		return c.podHealth(ctx, deployment, fmt.Sprintf("%d of %d replicas are ready", status.AvailableReplicas, want))
+	case status.Replicas > status.UpdatedReplicas:
+		return &Health{Reason: fmt.Sprintf("%d replicas of the last version are still there", status.Replicas-status.UpdatedReplicas)}, nil
+	}
+	return nil, nil
+}
+
+// podHealth adds what the pods say is wrong.
+func (c Cluster) podHealth(ctx context.Context, deployment *appsv1.Deployment, reason string) (*Health, error) {
+	selector, err := metav1.LabelSelectorAsSelector(deployment.Spec.Selector)
+	if err != nil {
+		return nil, err
+	}
+	pods := &corev1.PodList{}
+	if err := c.Client.List(ctx, pods, client.InNamespace(deployment.Namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
+		return nil, err
+	}
+	health := &Health{Reason: reason}
+	for i := range pods.Items {
+		if why, failing := podReason(&pods.Items[i]); why != "" {
+			health.Reason = fmt.Sprintf("%s: pod %s: %s", reason, pods.Items[i].Name, why)
+			health.Failing = failing
+			if failing {
+				return health, nil
+			}
+		}
+	}
+	return health, nil
+}
+
+// failing are the reasons of a waiting container that waiting does not mend.
+var failing = map[string]bool{
+	"ImagePullBackOff": true, "ErrImagePull": true, "ErrImageNeverPull": true, "InvalidImageName": true,
+	"CrashLoopBackOff": true, "CreateContainerConfigError": true, "CreateContainerError": true, "RunContainerError": true,
+}
+
+func podReason(pod *corev1.Pod) (reason string, isFailing bool) {
+	for _, status := range append(pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses...) {
+		if waiting := status.State.Waiting; waiting != nil && failing[waiting.Reason] {
+			text := waiting.Reason
+			if waiting.Message != "" {
+				text += ": " + waiting.Message
+			}
+			return fmt.Sprintf("container %s: %s", status.Name, text), true
+		}
+		if ended := status.State.Terminated; ended != nil && ended.ExitCode != 0 {
+			return fmt.Sprintf("container %s ended with %d", status.Name, ended.ExitCode), true
+		}
+	}
+	for _, condition := range pod.Status.Conditions {
+		if condition.Type == corev1.PodScheduled && condition.Status == corev1.ConditionFalse {
+			return "cannot be scheduled: " + condition.Message, false
+		}
+	}
+	return "", false
+}
+
+func (c Cluster) crdHealth(ctx context.Context, object Object) (*Health, error) {
+	live := &unstructured.Unstructured{}
+	live.SetGroupVersionKind(object.GroupVersionKind())
+	if err := c.Client.Get(ctx, client.ObjectKeyFromObject(object), live); err != nil {
+		return nil, err
+	}
+	conditions, _, _ := unstructured.NestedSlice(live.Object, "status", "conditions")
+	for _, entry := range conditions {
+		condition, _ := entry.(map[string]any)
+		if condition["type"] == "Established" && condition["status"] == "True" {
+			return nil, nil
+		}
+	}
+	return &Health{Reason: "is not established yet"}, nil
+}

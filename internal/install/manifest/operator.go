@@ -1,0 +1,31 @@
+package manifest
+
+import "strings"
+
+const operatorChart = "operator"
+
+// OperatorOptions is where the operator itself is installed, and what it watches.
+type OperatorOptions struct {
+	Hub, Tag          string
+	Namespace         string
+	WatchedNamespaces []string // none means all
+	ImagePullSecrets  []string
+}
+
+// RenderOperator returns the operator's own objects: what `operator init` applies and `operator dump` prints.
+func RenderOperator(options OperatorOptions) ([]Object, error) {
+	secrets := make([]any, 0, len(options.ImagePullSecrets))
+	for _, secret := range options.ImagePullSecrets {
+		secrets = append(secrets, secret)
+	}
+	values := map[string]any{
+		"hub": options.Hub, "tag": options.Tag, "operatorNamespace": options.Namespace, "createNamespaces": true,
+		"watchedNamespaces": strings.Join(options.WatchedNamespaces, ","), "imagePullSecrets": secrets,
+	}
+	objects, err := renderChart("", operatorChart, options.Namespace, values)
+	if err != nil {
+		return nil, err
+	}
+	sortObjects(objects)
+	return objects, nil
+}
