@@ -91,4 +91,3 @@ func (i Installer) removeMade(ctx context.Context, refs []apply.Ref) error {
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "istio-ca-secret"}}
 	return client.IgnoreNotFound(i.Cluster.Client.Delete(ctx, secret))
 }
-

@@ -17,7 +17,9 @@ func layer(t *testing.T, spec string) Layer {
 	return l
 }
 
-func indent(text string) string { return "  " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  ") }
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  ")
+}
 
 func render(t *testing.T, specs ...string) *Manifests {
 	t.Helper()

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
+	"github.com/slipway-mesh/slipway/internal/sidecar/agent"
+)
+
+// environment lists the variables that `proxy` reads, beside ISTIO_META_* and ISTIO_METAJSON_*.
+var environment = []string{
+	"POD_NAME", "POD_NAMESPACE", "INSTANCE_IP", "HOST_IP", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "CA_ADDR", "PROXY_CONFIG", "SECRET_TTL",
+	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH",
+}
+
+func readEnvironment() map[string]string {
+	out := map[string]string{}
+	for _, name := range environment {
+		out[name] = os.Getenv(name)
+	}
+	for _, entry := range os.Environ() {
+		if name, value, ok := strings.Cut(entry, "="); ok && strings.HasPrefix(name, "ISTIO_META") {
+			out[name] = value
+		}
+	}
+	return out
+}
+
+// proxyOptions reads `proxy [sidecar|router] [flags]`. Flags of Istio's that have no meaning here are accepted.
+func proxyOptions(args []string) (agent.Options, error) {
+	env := readEnvironment()
+	o := agent.Options{
+		Kind: "sidecar", ConfigDir: "/etc/istio/proxy", SDSSocket: "/var/run/secrets/workload-spiffe-uds/socket",
+		TokenFile: "/var/run/secrets/tokens/istio-token", RootFile: "/var/run/secrets/istio/root-cert.pem", PodInfo: "/etc/istio/pod",
+		Discovery: "istiod.istio-system.svc:15012", Envoy: "/usr/local/bin/envoy", StatusPort: 15020, TerminationDrain: 5 * time.Second, Environment: env,
+	}
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		o.Kind, args = args[0], args[1:]
+	}
+	flags := flag.NewFlagSet("proxy", flag.ContinueOnError)
+	flags.StringVar(&o.Domain, "domain", env["POD_NAMESPACE"]+".svc.cluster.local", "DNS domain of the node")
+	flags.StringVar(&o.LogLevel, "proxyLogLevel", "warning", "log level of Envoy")
+	flags.StringVar(&o.ComponentLogLevel, "proxyComponentLogLevel", "misc:error", "log levels of Envoy's components")
+	flags.IntVar(&o.Concurrency, "concurrency", 0, "worker threads of Envoy; 0 is by the CPU limit")
+	for _, name := range []string{"log_output_level", "serviceCluster", "meshConfig", "stsPort", "tokenManagerPlugin", "templateFile", "outlierLogPath"} {
+		flags.String(name, "", "accepted for compatibility")
+	}
+	if err := flags.Parse(args); err != nil {
+		return o, err
+	}
+	err := fromEnvironment(&o, env)
+	return o, err
+}
+
+func fromEnvironment(o *agent.Options, env map[string]string) error {
+	var config struct {
+		DiscoveryAddress string `json:"discoveryAddress"`
+		Concurrency      *int   `json:"concurrency"`
+		StatusPort       int    `json:"statusPort"`
+		TerminationDrain string `json:"terminationDrainDuration"`
+	}
+	if text := env["PROXY_CONFIG"]; text != "" {
+		if err := json.Unmarshal([]byte(text), &config); err != nil {
+			return fmt.Errorf("PROXY_CONFIG: %w", err)
+		}
+	}
+	if config.DiscoveryAddress != "" {
+		o.Discovery = config.DiscoveryAddress
+	}
+	o.CA = o.Discovery
+	if env["CA_ADDR"] != "" {
+		o.CA = env["CA_ADDR"]
+	}
+	if config.Concurrency != nil {
+		o.Concurrency = *config.Concurrency
+	}
+	if o.Concurrency == 0 && env["ISTIO_CPU_LIMIT"] != "" {
+		_, _ = fmt.Sscan(env["ISTIO_CPU_LIMIT"], &o.Concurrency)
+	}
+	if config.StatusPort != 0 {
+		o.StatusPort = config.StatusPort
+	}
+	if env["XDS_ROOT_CA"] != "" {
+		o.RootFile = env["XDS_ROOT_CA"]
+	}
+	if env["ENVOY_PATH"] != "" {
+		o.Envoy = env["ENVOY_PATH"]
+	}
+	trust := env["TRUST_DOMAIN"]
+	if trust == "" {
+		trust = "cluster.local"
+	}
+	o.ID = identity.ID{TrustDomain: trust, Namespace: env["POD_NAMESPACE"], Account: env["SERVICE_ACCOUNT"]}
+	for _, d := range []struct {
+		text string
+		into *time.Duration
+	}{{env["SECRET_TTL"], &o.CertLifetime}, {config.TerminationDrain, &o.TerminationDrain}} {
+		if d.text == "" {
+			continue
+		}
+		parsed, err := time.ParseDuration(d.text)
+		if err != nil {
+			return fmt.Errorf("duration %q: %w", d.text, err)
+		}
+		*d.into = parsed
+	}
+	return nil
+}

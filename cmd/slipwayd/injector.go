@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/encoding/protojson"
+	meshapi "istio.io/api/mesh/v1alpha1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/yaml"
+
+	"github.com/slipway-mesh/slipway/internal/sidecar/inject"
+)
+
+// injector keeps the injection webhook's configuration up to date.
+type injector struct {
+	kube     kubernetes.Interface
+	options  options
+	webhook  *inject.Webhook
+	config   atomic.Pointer[inject.Config]
+	nativeOn atomic.Bool
+}
+
+func newInjector(kube kubernetes.Interface, o options, registry prometheus.Registerer) *injector {
+	i := &injector{kube: kube, options: o}
+	i.webhook = inject.NewWebhook(i.config.Load, i.nativeOn.Load, o.revision, registry)
+	return i
+}
+
+func (i *injector) ready() bool { return i.config.Load() != nil }
+
+// run follows the injector's and the mesh's ConfigMaps, and the nodes, which decide whether sidecars can be native.
+func (i *injector) run(ctx context.Context) error {
+	factory := informers.NewSharedInformerFactoryWithOptions(i.kube, 0, informers.WithNamespace(i.options.namespace))
+	all := informers.NewSharedInformerFactory(i.kube, 0)
+	configMaps, nodes := factory.Core().V1().ConfigMaps(), all.Core().V1().Nodes()
+	wake := make(chan struct{}, 1)
+	poke := func(any) {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+	handler := cache.ResourceEventHandlerFuncs{AddFunc: poke, UpdateFunc: func(_, o any) { poke(o) }, DeleteFunc: poke}
+	for _, informer := range []cache.SharedIndexInformer{configMaps.Informer(), nodes.Informer()} {
+		if _, err := informer.AddEventHandler(handler); err != nil {
+			return err
+		}
+	}
+	factory.Start(ctx.Done())
+	all.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), configMaps.Informer().HasSynced, nodes.Informer().HasSynced) {
+		return nil
+	}
+	poke(nil)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake:
+		}
+		list, err := nodes.Lister().List(labels.Everything())
+		if err != nil {
+			return err
+		}
+		i.nativeOn.Store(native(i.options.native, list))
+		i.read(func(name string) (*corev1.ConfigMap, error) {
+			return configMaps.Lister().ConfigMaps(i.options.namespace).Get(name)
+		})
+	}
+}
+
+// read takes the configuration in, if it can be used; otherwise what was in force stays.
+func (i *injector) read(get func(name string) (*corev1.ConfigMap, error)) {
+	own, err1 := get("istio-sidecar-injector" + i.options.suffix())
+	mesh, err2 := get("istio" + i.options.suffix())
+	if err1 != nil || err2 != nil {
+		return // they come together with us, but not at the same moment
+	}
+	config, err := inject.ParseConfig(own.Data["config"], own.Data["values"], mesh.Data["mesh"])
+	if err != nil {
+		slog.Error("inject: the configuration cannot be used; what was in force stays", "error", err)
+		return
+	}
+	i.config.Store(config)
+}
+
+// nativeSince is the Kubernetes minor version of which every node must be for `auto` to use native sidecars.
+const nativeSince = "v1.33.0"
+
+func native(mode string, nodes []*corev1.Node) bool {
+	if mode == "true" || mode == "false" {
+		return mode == "true"
+	}
+	for _, node := range nodes {
+		v, err := version.ParseGeneric(node.Status.NodeInfo.KubeletVersion)
+		if err != nil || !v.AtLeast(version.MustParseGeneric(nativeSince)) {
+			return false
+		}
+	}
+	return len(nodes) > 0
+}
+
+// trustDomainOf reads the trust domain that the mesh's ConfigMap says; identities are made with it from the start.
+func trustDomainOf(ctx context.Context, kube kubernetes.Interface, o options) (string, error) {
+	configMap, err := kube.CoreV1().ConfigMaps(o.namespace).Get(ctx, "istio"+o.suffix(), metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return "cluster.local", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read the mesh's configuration: %w", err)
+	}
+	var config meshapi.MeshConfig
+	text, err := yaml.YAMLToJSON([]byte(configMap.Data["mesh"]))
+	if err == nil {
+		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, &config)
+	}
+	if err != nil || config.TrustDomain == "" {
+		return "cluster.local", nil // resolve reports what cannot be read
+	}
+	return config.TrustDomain, nil
+}

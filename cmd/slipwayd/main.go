@@ -1,0 +1,129 @@
+// Command slipwayd is the control plane: discovery, injection and validation webhooks, and the certificate authority.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	istio "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/slipway-mesh/slipway/internal/discovery"
+	"github.com/slipway-mesh/slipway/internal/discovery/leader"
+	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
+	"github.com/slipway-mesh/slipway/internal/identity"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:])
+	stop()
+	if err != nil {
+		slog.Error("slipwayd stopped", "error", err)
+		os.Exit(1)
+	}
+}
+
+// run starts everything in its order: the authority, the serving certificate, discovery; then, when it answers, the
+// webhooks are closed by the leader.
+func run(ctx context.Context, args []string) error {
+	o, err := parseOptions(args)
+	if err != nil {
+		return err
+	}
+	if o.logJSON {
+		slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stderr, nil)))
+	}
+	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return fmt.Errorf("find the cluster: %w", err)
+	}
+	config.QPS, config.Burst = 200, 400
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	p := &plane{options: o, kube: kube, registry: prometheus.NewRegistry()}
+	if err := p.prepare(ctx, config); err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.engine.Run(ctx) })
+	group.Go(func() error { return p.injector.run(ctx) })
+	for _, serve := range []func(context.Context) error{p.servePlain, p.serveSecure, p.serveHTTP, p.serveMetrics, p.serveWebhooks} {
+		group.Go(func() error { return serve(ctx) })
+	}
+	group.Go(func() error { return p.lead(ctx) })
+	return group.Wait()
+}
+
+// plane is the running control plane.
+type plane struct {
+	options   options
+	kube      kubernetes.Interface
+	registry  *prometheus.Registry
+	authority *identity.Authority
+	reviewer  *identity.Reviewer
+	serving   *servingCertificate
+	engine    *discovery.Engine
+	injector  *injector
+	resolve   resolve.Options
+}
+
+func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
+	o := p.options
+	trustDomain, err := trustDomainOf(ctx, p.kube, o)
+	if err != nil {
+		return err
+	}
+	if p.authority, err = identity.LoadOrCreate(ctx, p.kube, o.namespace, trustDomain, o.caDir); err != nil {
+		return err
+	}
+	p.reviewer = identity.NewReviewer(p.kube, trustDomain)
+	p.serving = &servingCertificate{authority: p.authority, names: o.dnsNames()}
+	if _, err := p.serving.get(nil); err != nil {
+		return err
+	}
+	mesh, err := istio.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	p.resolve = resolve.Options{ClusterID: o.cluster, Domain: o.domain, RootNamespace: o.namespace, MeshConfigMap: "istio" + o.suffix()}
+	watch := source.Options{Kube: p.kube, Istio: mesh, Revision: o.revision, Namespace: o.namespace, MeshConfig: p.resolve.MeshConfigMap}
+	if p.engine, err = discovery.NewEngine(watch, p.resolve, p.registry); err != nil {
+		return err
+	}
+	p.injector = newInjector(p.kube, o, p.registry)
+	return nil
+}
+
+// lead waits until this replica answers and is elected, and then does what one replica does for all.
+func (p *plane) lead(ctx context.Context) error {
+	for !p.ready() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	return elect(ctx, p.kube, p.options, func(ctx context.Context) {
+		group, ctx := errgroup.WithContext(ctx)
+		group.Go(func() error { return leader.KeepRoots(ctx, p.kube, p.authority.RootPEM()) })
+		group.Go(func() error { return leader.CloseWebhooks(ctx, p.kube, p.options.revision, p.authority.RootPEM()) })
+		if err := group.Wait(); err != nil {
+			slog.Error("leader: stopped", "error", err)
+		}
+	})
+}
+
+func (p *plane) ready() bool { return p.engine.Server.Ready() && p.injector.ready() }

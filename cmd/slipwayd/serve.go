@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	security "istio.io/api/security/v1alpha1"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/webhook"
+	"github.com/slipway-mesh/slipway/internal/discovery/xds"
+	"github.com/slipway-mesh/slipway/internal/identity"
+	"github.com/slipway-mesh/slipway/internal/version"
+)
+
+// servingLifetime is that of the serving certificate; a new one is made half-way through.
+const servingLifetime = 30 * 24 * time.Hour
+
+// servingCertificate issues our own certificate and renews it as it is asked for.
+type servingCertificate struct {
+	authority *identity.Authority
+	names     []string
+	mu        sync.Mutex
+	current   *tls.Certificate
+	renew     time.Time
+}
+
+func (s *servingCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current != nil && time.Now().Before(s.renew) {
+		return s.current, nil
+	}
+	chain, key, err := s.authority.Serve(s.names, servingLifetime, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("issue the serving certificate: %w", err)
+	}
+	pair, err := tls.X509KeyPair(chain, key)
+	if err != nil {
+		return nil, err
+	}
+	s.current, s.renew = &pair, time.Now().Add(servingLifetime/2)
+	return s.current, nil
+}
+
+// anonymous asks nobody who they are: on 15010 there is nothing secret.
+type anonymous struct{}
+
+func (anonymous) Authenticate(context.Context) (*xds.Identity, error) { return nil, nil }
+
+// byToken takes a service account's token.
+type byToken struct{ reviewer *identity.Reviewer }
+
+func (b byToken) Authenticate(ctx context.Context) (*xds.Identity, error) {
+	id, err := b.reviewer.Identify(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &xds.Identity{Namespace: id.Namespace, Account: id.Account}, nil
+}
+
+func (p *plane) grpcOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(64 << 20), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(100_000),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionAge: p.options.maxConnectionAge, MaxConnectionAgeGrace: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	}
+}
+
+func (p *plane) servePlain(ctx context.Context) error {
+	if p.options.grpcAddress == "" {
+		return nil
+	}
+	server := grpc.NewServer(p.grpcOptions()...)
+	p.engine.Server.Register(server, anonymous{})
+	return serveGRPC(ctx, server, p.options.grpcAddress)
+}
+
+func (p *plane) serveSecure(ctx context.Context) error {
+	transport := credentials.NewTLS(&tls.Config{GetCertificate: p.serving.get, MinVersion: tls.VersionTLS12})
+	server := grpc.NewServer(append(p.grpcOptions(), grpc.Creds(transport))...)
+	p.engine.Server.Register(server, byToken{p.reviewer})
+	security.RegisterIstioCertificateServiceServer(server, &identity.Service{Authority: p.authority, Reviewer: p.reviewer})
+	return serveGRPC(ctx, server, p.options.secureAddress)
+}
+
+func serveGRPC(ctx context.Context, server *grpc.Server, address string) error {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, server.Stop)
+	defer stop()
+	if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return fmt.Errorf("serve %s: %w", address, err)
+	}
+	return nil
+}
+
+func (p *plane) serveHTTP(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		if !p.ready() {
+			http.Error(w, "the mesh is not known yet", http.StatusServiceUnavailable)
+		}
+	})
+	mux.HandleFunc("GET /debug/syncz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Server.Report()) })
+	mux.HandleFunc("GET /debug/problems", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Problems()) })
+	return serve(ctx, &http.Server{Addr: p.options.httpAddress, Handler: mux})
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(v); err != nil {
+		slog.Warn("debug: cannot answer", "error", err)
+	}
+}
+
+func (p *plane) serveMetrics(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, version.String()) })
+	return serve(ctx, &http.Server{Addr: p.options.monitoring, Handler: mux})
+}
+
+func (p *plane) serveWebhooks(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("POST /inject", p.injector.webhook)
+	mux.Handle("POST /inject/", p.injector.webhook)
+	mux.Handle("POST /validate", &webhook.Validator{Options: p.resolve})
+	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: &tls.Config{GetCertificate: p.serving.get, MinVersion: tls.VersionTLS12}}
+	return serve(ctx, server)
+}
+
+func serve(ctx context.Context, server *http.Server) error {
+	server.ReadHeaderTimeout = 10 * time.Second
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	run := server.ListenAndServe
+	if server.TLSConfig != nil {
+		run = func() error { return server.ListenAndServeTLS("", "") }
+	}
+	if err := run(); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", server.Addr, err)
+	}
+	return nil
+}

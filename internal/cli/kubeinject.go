@@ -1,0 +1,146 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/version"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
+	"github.com/slipway-mesh/slipway/internal/install/manifest"
+	"github.com/slipway-mesh/slipway/internal/sidecar/inject"
+)
+
+func kubeInjectCommand(g *global) *cobra.Command {
+	var file, output, revision, operatorFile string
+	in := &input{}
+	command := &cobra.Command{
+		Use:   "kube-inject",
+		Short: "Add the proxy to the workloads of a YAML file",
+		Long: "Add the proxy to the workloads of a YAML file. The configuration is the cluster's; with --operatorFileName or --set it is what\n" +
+			"that IstioOperator would install, and no cluster is needed.",
+		Example: "  slipway kube-inject -f deploy.yaml | kubectl apply -f -",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var config *inject.Config
+			var native bool
+			var err error
+			if operatorFile != "" || len(in.sets) > 0 {
+				if operatorFile != "" {
+					in.files = []string{operatorFile}
+				}
+				config, err = offlineConfig(cmd, g, in)
+			} else {
+				config, native, err = clusterConfig(cmd.Context(), g, revision)
+			}
+			if err != nil {
+				return err
+			}
+			switch os.Getenv("ENABLE_NATIVE_SIDECARS") {
+			case "true":
+				native = true
+			case "false":
+				native = false
+			}
+			return injectFile(cmd, config, revision, native, file, output)
+		},
+	}
+	flags := command.Flags()
+	flags.StringVarP(&file, "filename", "f", "", "the file to inject; - is standard input")
+	flags.StringVarP(&output, "output", "o", "", "a file to write; otherwise standard output")
+	flags.StringVarP(&revision, "revision", "r", "", "the revision of the control plane")
+	flags.StringVar(&operatorFile, "operatorFileName", "", "an IstioOperator whose configuration is used; no cluster is needed")
+	flags.StringArrayVarP(&in.sets, "set", "s", nil, "as in install; no cluster is needed")
+	_ = command.MarkFlagRequired("filename")
+	return command
+}
+
+func injectFile(cmd *cobra.Command, config *inject.Config, revision string, native bool, file, output string) error {
+	source := cmd.InOrStdin()
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		source = f
+	}
+	out := cmd.OutOrStdout()
+	if output != "" {
+		f, err := os.Create(output)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		out = f
+	}
+	return inject.Stream(config, revision, native, source, out, cmd.ErrOrStderr())
+}
+
+func revisionSuffix(revision string) string {
+	if revision == "" || revision == "default" {
+		return ""
+	}
+	return "-" + revision
+}
+
+// clusterConfig reads the injector's configuration, and whether all nodes run native sidecars.
+func clusterConfig(ctx context.Context, g *global, revision string) (*inject.Config, bool, error) {
+	kube, err := g.client()
+	if err != nil {
+		return nil, false, err
+	}
+	own, mesh := &corev1.ConfigMap{}, &corev1.ConfigMap{}
+	for name, into := range map[string]*corev1.ConfigMap{"istio-sidecar-injector": own, "istio": mesh} {
+		key := client.ObjectKey{Namespace: g.istioNamespace, Name: name + revisionSuffix(revision)}
+		if err := kube.Get(ctx, key, into); err != nil {
+			return nil, false, fmt.Errorf("read the injector's configuration (is the mesh installed in %s?): %w", g.istioNamespace, err)
+		}
+	}
+	config, err := inject.ParseConfig(own.Data["config"], own.Data["values"], mesh.Data["mesh"])
+	if err != nil {
+		return nil, false, err
+	}
+	nodes := &corev1.NodeList{}
+	if err := kube.List(ctx, nodes); err != nil {
+		return nil, false, err
+	}
+	since := version.MustParseGeneric("v1.33.0")
+	native := len(nodes.Items) > 0
+	for i := range nodes.Items {
+		v, err := version.ParseGeneric(nodes.Items[i].Status.NodeInfo.KubeletVersion)
+		native = native && err == nil && v.AtLeast(since)
+	}
+	return config, native, nil
+}
+
+// offlineConfig renders an IstioOperator and takes the configuration from its ConfigMaps.
+func offlineConfig(cmd *cobra.Command, g *global, in *input) (*inject.Config, error) {
+	layers, err := in.layers(cmd.InOrStdin())
+	if err != nil {
+		return nil, err
+	}
+	merged, err := manifest.Merge(layers...)
+	if err != nil {
+		return nil, err
+	}
+	manifests, err := lifecycle.Render(images(), lifecycle.Owner{Namespace: g.istioNamespace, Name: installedState}, merged.Spec)
+	if err != nil {
+		return nil, err
+	}
+	texts := map[string]string{}
+	for _, object := range manifests.Objects() {
+		if object.GetKind() != "ConfigMap" {
+			continue
+		}
+		data, _ := object.Object["data"].(map[string]any)
+		for key, value := range data {
+			texts[key], _ = value.(string)
+		}
+	}
+	return inject.ParseConfig(texts["config"], texts["values"], texts["mesh"])
+}

@@ -1,0 +1,90 @@
+// Package discovery joins the rooms of the control plane: what the source says changed goes through resolve into a World,
+// and the World goes to the xDS server. It must not know the installer or the sidecar.
+package discovery
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
+	"github.com/slipway-mesh/slipway/internal/discovery/xds"
+)
+
+// Engine runs the line from objects to proxies.
+type Engine struct {
+	Server *xds.Server
+	source *source.Source
+	queue  *source.Queue
+	state  atomic.Pointer[resolve.State]
+	start  resolve.Options
+	update prometheus.Histogram
+}
+
+// NewEngine prepares the line; nothing is read before Run.
+func NewEngine(watch source.Options, options resolve.Options, registry prometheus.Registerer) (*Engine, error) {
+	queue := source.NewQueue()
+	from, err := source.New(watch, queue)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{Server: xds.NewServer(xds.NewMetrics(registry)), source: from, queue: queue, start: options,
+		update: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "pilot_pushcontext_init_seconds", Help: "Time to bring the mesh and all views up to date.",
+			Buckets: []float64{.0005, .001, .005, .01, .05, .1, .5, 1, 5}})}
+	registry.MustRegister(e.update)
+	return e, nil
+}
+
+// Run reads the cluster, then follows it until the context ends. The server is ready when all that is there has been read.
+func (e *Engine) Run(ctx context.Context) error {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		e.source.Run(ctx)
+	}()
+	defer func() { <-done }()
+	if err := e.source.Synced(ctx); err != nil {
+		return err
+	}
+	state, dirty := resolve.Next(resolve.Start(e.start), e.queue.Take())
+	dirty.All = true
+	e.state.Store(state)
+	e.Server.Update(state.World, dirty)
+	slog.Info("the mesh is known", "services", state.World.Services.Len(), "problems", len(state.Problems()))
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.queue.Ready():
+			e.step()
+		}
+	}
+}
+
+// step takes all that is pending at once: when idle a change goes through at once, and under load what comes while one
+// step runs is taken together by the next.
+func (e *Engine) step() {
+	changes := e.queue.Take()
+	if len(changes) == 0 {
+		return
+	}
+	began := time.Now()
+	state, dirty := resolve.Next(e.state.Load(), changes)
+	e.state.Store(state)
+	if !dirty.Empty() {
+		e.Server.Update(state.World, dirty)
+	}
+	e.update.Observe(time.Since(began).Seconds())
+}
+
+// Problems is what is wrong with users' objects.
+func (e *Engine) Problems() []resolve.Problem {
+	if state := e.state.Load(); state != nil {
+		return state.Problems()
+	}
+	return nil
+}

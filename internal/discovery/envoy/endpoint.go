@@ -1,0 +1,75 @@
+package envoy
+
+import (
+	"sort"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	"google.golang.org/protobuf/types/known/structpb"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+// loadAssignments makes the endpoints of a host's clusters, one resource a cluster.
+func loadAssignments(o *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
+	if o == nil || o.Service == nil || o.Service.Resolution != mesh.Static || o.Service.Headless {
+		return nil
+	}
+	var out []*Resource
+	for _, port := range o.Service.Ports {
+		subsets := []mesh.Subset{{}}
+		if o.Rule != nil {
+			subsets = append(subsets, o.Rule.Subsets...)
+		}
+		for _, subset := range subsets {
+			mode := policyFor(o.Rule, port.Number, subset).GetTls()
+			plain := mode != nil && mode.Mode == networking.ClientTLSSettings_DISABLE
+			name := mesh.ClusterName(o.Host, subset.Name, port.Number)
+			out = append(out, NewResource(name, loadAssignment(name, endpoints, port.Number, subset, plain)))
+		}
+	}
+	return out
+}
+
+// loadAssignment groups the endpoints of a port that have the subset's labels by locality. plain hides that they take
+// mutual TLS.
+func loadAssignment(name string, endpoints *mesh.Endpoints, port uint32, subset mesh.Subset, plain bool) *endpoint.ClusterLoadAssignment {
+	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
+	if endpoints == nil {
+		return out
+	}
+	groups := map[mesh.Locality]*endpoint.LocalityLbEndpoints{}
+	for _, e := range endpoints.ByPort[port] {
+		if !e.Healthy || !mesh.MatchesLabels(subset.Labels, e.Labels) {
+			continue
+		}
+		group := groups[e.Locality]
+		if group == nil {
+			group = &endpoint.LocalityLbEndpoints{LoadBalancingWeight: u32(0)}
+			if e.Locality != (mesh.Locality{}) {
+				group.Locality = &core.Locality{Region: e.Locality.Region, Zone: e.Locality.Zone, SubZone: e.Locality.SubZone}
+			}
+			groups[e.Locality] = group
+			out.Endpoints = append(out.Endpoints, group)
+		}
+		group.LbEndpoints = append(group.LbEndpoints, lbEndpoint(e, plain))
+		group.LoadBalancingWeight.Value += e.Weight
+	}
+	sort.SliceStable(out.Endpoints, func(i, j int) bool {
+		a, b := out.Endpoints[i].GetLocality(), out.Endpoints[j].GetLocality()
+		return a.GetRegion()+"/"+a.GetZone()+"/"+a.GetSubZone() < b.GetRegion()+"/"+b.GetZone()+"/"+b.GetSubZone()
+	})
+	return out
+}
+
+func lbEndpoint(e mesh.Endpoint, plain bool) *endpoint.LbEndpoint {
+	out := &endpoint.LbEndpoint{
+		HostIdentifier:      &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{Address: address(e.Address, e.Port)}},
+		LoadBalancingWeight: u32(e.Weight),
+	}
+	if e.MTLS && !plain {
+		out.Metadata = &core.Metadata{FilterMetadata: map[string]*structpb.Struct{matchNamespace: tlsModeMatch()}}
+	}
+	return out
+}

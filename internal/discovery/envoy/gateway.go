@@ -1,0 +1,143 @@
+package envoy
+
+import (
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+// GatewaySections are what a gateway proxy serves. Gateways of one workload share them.
+type GatewaySections struct{ Listeners, Tables, VirtualHosts *Section }
+
+// EmptyGateway serves nothing.
+func EmptyGateway() GatewaySections {
+	return GatewaySections{EmptySection(), EmptySection(), EmptySection()}
+}
+
+// Next makes the sections for the ports; what is equal stays the same resource, and an equal whole the same section.
+func (g GatewaySections) Next(config *mesh.Config, ports []*mesh.GatewayPort, lookup Lookup) GatewaySections {
+	listeners, tables, hosts := map[string]*Resource{}, map[string]*Resource{}, map[string]*Resource{}
+	for _, port := range ports {
+		switch first := port.Servers[0]; {
+		case first.Protocol.IsHTTP():
+			table := "http." + itoa(port.Port)
+			listeners[listenerName(port)] = gatewayHTTP(config, port, table)
+			tables[table] = vhdsTable(table)
+			for _, host := range gatewayHosts(port, lookup) {
+				resource := tableResource(table, host)
+				hosts[resource.Name] = resource
+			}
+		case first.Protocol == mesh.TCP:
+			if r := gatewayTCP(config, port, lookup); r != nil {
+				listeners[r.Name] = r
+			}
+		}
+	}
+	return GatewaySections{become(g.Listeners, listeners), become(g.Tables, tables), become(g.VirtualHosts, hosts)}
+}
+
+// become makes a section hold exactly these resources.
+func become(s *Section, resources map[string]*Resource) *Section {
+	s.Each(func(r *Resource) {
+		if _, there := resources[r.Name]; !there {
+			resources[r.Name] = nil
+		}
+	})
+	return s.Next(resources)
+}
+
+// HostsOf returns the virtual hosts of a table.
+func (g GatewaySections) HostsOf(table string) []*Resource {
+	return (&Outbound{virtualHosts: g.VirtualHosts}).HostsOf(table)
+}
+
+func listenerName(port *mesh.GatewayPort) string { return bindAddress(port) + "_" + itoa(port.Port) }
+
+func bindAddress(port *mesh.GatewayPort) string {
+	if port.Bind != "" {
+		return port.Bind
+	}
+	return wildcard
+}
+
+func gatewayHTTP(config *mesh.Config, port *mesh.GatewayPort, table string) *Resource {
+	m := rds(manager(config, "outbound_"+listenerName(port)), table)
+	m.UseRemoteAddress = boolean(true)
+	m.ForwardClientCertDetails = hcm.HttpConnectionManager_SANITIZE_SET
+	m.SetCurrentClientCertDetails = &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Cert: true, Dns: true, Uri: true}
+	return NewResource(listenerName(port), &listener.Listener{
+		Name: listenerName(port), Address: address(bindAddress(port), port.Port), TrafficDirection: core.TrafficDirection_OUTBOUND,
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(m)}}},
+	})
+}
+
+// gatewayHosts merges the VirtualServices of a port by host: routes in the order of age, those that take everything last.
+func gatewayHosts(port *mesh.GatewayPort, lookup Lookup) []*route.VirtualHost {
+	c := routeContext{port: port.Servers[0].Port, onlyPort: lookup.onlyPort, hashPolicy: lookup.hashPolicy}
+	byHost := map[string]*route.VirtualHost{}
+	var order []string
+	for _, server := range port.Servers {
+		c.port = server.Port
+		for _, v := range server.Routes {
+			routes := routesOf(v, c)
+			if len(routes) == 0 {
+				continue
+			}
+			for _, host := range v.Hosts {
+				there := byHost[host]
+				if there == nil {
+					there = &route.VirtualHost{Name: host + ":" + itoa(port.Port), Domains: []string{host}, IncludeRequestAttemptCount: true}
+					byHost[host] = there
+					order = append(order, host)
+				}
+				there.Routes = append(there.Routes, routes...)
+				if server.TLS.GetHttpsRedirect() {
+					there.RequireTls = route.VirtualHost_ALL
+				}
+			}
+		}
+	}
+	out := make([]*route.VirtualHost, 0, len(order)+1)
+	for _, host := range order {
+		byHost[host].Routes = catchAllLast(byHost[host].Routes)
+		out = append(out, byHost[host])
+	}
+	if byHost["*"] == nil { // nothing is routed here: 404, as an empty gateway says; and the table has a virtual host
+		out = append(out, &route.VirtualHost{Name: "blackhole:" + itoa(port.Port), Domains: []string{"*"}})
+	}
+	return out
+}
+
+func catchAllLast(routes []*route.Route) []*route.Route {
+	var first, last []*route.Route
+	for _, r := range routes {
+		if m := r.Match; m.GetPrefix() == "/" && len(m.Headers)+len(m.QueryParameters) == 0 {
+			last = append(last, r)
+		} else {
+			first = append(first, r)
+		}
+	}
+	return append(first, last...)
+}
+
+// gatewayTCP forwards a port by the first TCP rule that is bound to it; without one the port stays closed.
+func gatewayTCP(config *mesh.Config, port *mesh.GatewayPort, lookup Lookup) *Resource {
+	for _, server := range port.Servers {
+		for _, v := range server.Routes {
+			for _, rule := range v.TCP {
+				if len(rule.Ports) > 0 && rule.Ports[0] != server.Port {
+					continue
+				}
+				destinations := withPorts(rule.Destinations, server.Port, lookup.onlyPort)
+				return NewResource(listenerName(port), &listener.Listener{
+					Name: listenerName(port), Address: address(bindAddress(port), port.Port), TrafficDirection: core.TrafficDirection_OUTBOUND,
+					FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{tcpTo(config, destinations, BlackHoleCluster)}}},
+				})
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,108 @@
+package envoy
+
+import (
+	"time"
+
+	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	fileaccess "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
+	cors "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
+	fault "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcp "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+const (
+	hcmName      = "envoy.filters.network.http_connection_manager"
+	tcpProxyName = "envoy.filters.network.tcp_proxy"
+)
+
+// manager is an HTTP connection manager with what all of them have. The filters' order is Istio's: users see it.
+func manager(config *mesh.Config, statPrefix string) *hcm.HttpConnectionManager {
+	return &hcm.HttpConnectionManager{
+		StatPrefix:        statPrefix,
+		CodecType:         hcm.HttpConnectionManager_AUTO,
+		HttpFilters:       []*hcm.HttpFilter{httpFilter("envoy.filters.http.fault", &fault.HTTPFault{}), httpFilter("envoy.filters.http.cors", &cors.Cors{}), routerFilter()},
+		UpgradeConfigs:    []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
+		StreamIdleTimeout: durationpb.New(0),
+		AccessLog:         accessLogs(config),
+		NormalizePath:     boolean(true),
+		UseRemoteAddress:  boolean(false),
+		ServerName:        "istio-envoy",
+	}
+}
+
+func httpFilter(name string, message proto.Message) *hcm.HttpFilter {
+	return &hcm.HttpFilter{Name: name, ConfigType: &hcm.HttpFilter_TypedConfig{TypedConfig: pack(message)}}
+}
+
+func routerFilter() *hcm.HttpFilter { return httpFilter("envoy.filters.http.router", &router.Router{}) }
+
+func managerFilter(m *hcm.HttpConnectionManager) *listener.Filter {
+	return &listener.Filter{Name: hcmName, ConfigType: &listener.Filter_TypedConfig{TypedConfig: pack(m)}}
+}
+
+// rds makes the manager fetch the named route table.
+func rds(m *hcm.HttpConnectionManager, table string) *hcm.HttpConnectionManager {
+	m.RouteSpecifier = &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{ConfigSource: ads(), RouteConfigName: table}}
+	return m
+}
+
+// inline gives the manager its routes.
+func inline(m *hcm.HttpConnectionManager, table *route.RouteConfiguration) *hcm.HttpConnectionManager {
+	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: table}
+	return m
+}
+
+// tcpTo proxies connections to destinations by weight.
+func tcpTo(config *mesh.Config, destinations []mesh.Destination, fallback string) *listener.Filter {
+	proxy := &tcp.TcpProxy{StatPrefix: fallback, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: fallback}, AccessLog: accessLogs(config)}
+	if len(destinations) > 1 {
+		weighted := &tcp.TcpProxy_WeightedCluster{}
+		for _, d := range destinations {
+			if d.Weight > 0 {
+				weighted.Clusters = append(weighted.Clusters, &tcp.TcpProxy_WeightedCluster_ClusterWeight{Name: mesh.ClusterName(d.Host, d.Subset, d.Port), Weight: d.Weight})
+			}
+		}
+		proxy.ClusterSpecifier = &tcp.TcpProxy_WeightedClusters{WeightedClusters: weighted}
+	} else if len(destinations) == 1 {
+		proxy.ClusterSpecifier = &tcp.TcpProxy_Cluster{Cluster: mesh.ClusterName(destinations[0].Host, destinations[0].Subset, destinations[0].Port)}
+	}
+	return &listener.Filter{Name: tcpProxyName, ConfigType: &listener.Filter_TypedConfig{TypedConfig: pack(proxy)}}
+}
+
+// defaultFormat is Istio's access log line.
+// https://istio.io/latest/docs/tasks/observability/logs/access-log/
+const defaultFormat = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% " +
+	"%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% " +
+	"%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" " +
+	"\"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% " +
+	"%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
+
+func accessLogs(config *mesh.Config) []*accesslog.AccessLog {
+	if config.AccessLogFile == "" {
+		return nil
+	}
+	format := config.AccessLogFormat
+	if format == "" {
+		format = defaultFormat
+	}
+	log := &fileaccess.FileAccessLog{Path: config.AccessLogFile, AccessLogFormat: &fileaccess.FileAccessLog_LogFormat{
+		LogFormat: &core.SubstitutionFormatString{Format: &core.SubstitutionFormatString_TextFormatSource{
+			TextFormatSource: &core.DataSource{Specifier: &core.DataSource_InlineString{InlineString: format}},
+		}},
+	}}
+	return []*accesslog.AccessLog{{Name: "envoy.access_loggers.file", ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: pack(log)}}}
+}
+
+// detection is how long a sniffing listener waits for a client's first bytes; 0 is for ever.
+func detection(config *mesh.Config) *durationpb.Duration {
+	return durationpb.New(time.Duration(config.DetectionTimeoutMillis) * time.Millisecond)
+}

@@ -1,0 +1,142 @@
+package envoy
+
+import (
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+// passthroughSource is the address that the proxy calls the application from: capture lets it pass.
+const passthroughSource = "127.0.0.6"
+
+// InboundSections are the resources of what a workload serves. Workloads that serve the same share them.
+type InboundSections struct{ Clusters, Listeners *Section }
+
+// Inbound makes the listener for captured inbound connections and its clusters.
+func Inbound(config *mesh.Config, in *mesh.Inbound) InboundSections {
+	clusters := map[string]*Resource{InboundPassthroughCluster: inboundCluster(config, InboundPassthroughCluster, mesh.Auto)}
+	out := &listener.Listener{
+		Name: "virtualInbound", Address: address(wildcard, inboundPort), TrafficDirection: core.TrafficDirection_INBOUND,
+		ListenerFilters: []*listener.ListenerFilter{originalDst(), tlsInspector(), httpInspector()},
+		// A client that waits for the server's first bytes must not wait for ever.
+		ListenerFiltersTimeout: detection(config), ContinueOnListenerFiltersTimeout: true,
+		FilterChains: []*listener.FilterChain{{
+			Name: "virtualInbound-blackhole", FilterChainMatch: &listener.FilterChainMatch{DestinationPort: u32(inboundPort)},
+			Filters: []*listener.Filter{tcpTo(config, nil, BlackHoleCluster)},
+		}},
+	}
+	for _, port := range in.Ports {
+		name := "inbound|" + itoa(port.Port) + "||"
+		clusters[name] = inboundCluster(config, name, port.Protocol)
+		out.FilterChains = append(out.FilterChains, inboundChains(config, port, name)...)
+	}
+	rest := mesh.InboundPort{Mode: in.Mode}
+	out.FilterChains = append(out.FilterChains, inboundChains(config, rest, InboundPassthroughCluster)...)
+	return InboundSections{
+		Clusters:  EmptySection().Next(clusters),
+		Listeners: EmptySection().Next(map[string]*Resource{out.Name: NewResource(out.Name, out)}),
+	}
+}
+
+// inboundChains are those of a port (0 is all others): for each way in which a connection may come, by the mode, and for
+// each protocol that may be inside.
+func inboundChains(config *mesh.Config, port mesh.InboundPort, target string) []*listener.FilterChain {
+	http := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
+		return inboundChain(config, port, target, m, secure, managerFilter(inboundManager(config, port, target, secure)))
+	}
+	tcp := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
+		return inboundChain(config, port, target, m, secure, tcpTo(config, nil, target))
+	}
+	var chains []*listener.FilterChain
+	if port.Mode != mesh.Disable {
+		switch {
+		case port.Protocol.IsHTTP():
+			chains = append(chains, http(&listener.FilterChainMatch{TransportProtocol: "tls", ApplicationProtocols: meshALPN(port.Mode)}, true))
+		case port.Protocol == mesh.Auto:
+			chains = append(chains, http(&listener.FilterChainMatch{TransportProtocol: "tls", ApplicationProtocols: alpnHTTPOnly}, true))
+			others := &listener.FilterChainMatch{TransportProtocol: "tls", ApplicationProtocols: alpnTCP}
+			if port.Mode == mesh.Strict {
+				others.ApplicationProtocols = nil
+			}
+			chains = append(chains, tcp(others, true))
+		default:
+			chains = append(chains, tcp(&listener.FilterChainMatch{TransportProtocol: "tls", ApplicationProtocols: meshALPN(port.Mode)}, true))
+		}
+	}
+	if port.Mode == mesh.Strict {
+		return chains
+	}
+	switch {
+	case port.Protocol.IsHTTP():
+		chains = append(chains, http(&listener.FilterChainMatch{TransportProtocol: "raw_buffer"}, false))
+	case port.Protocol == mesh.Auto:
+		chains = append(chains, http(&listener.FilterChainMatch{TransportProtocol: "raw_buffer", ApplicationProtocols: []string{"http/1.1", "h2c"}}, false),
+			tcp(&listener.FilterChainMatch{TransportProtocol: "raw_buffer"}, false),
+			tcp(&listener.FilterChainMatch{TransportProtocol: "tls"}, false)) // the application's own TLS
+	default:
+		chains = append(chains, tcp(&listener.FilterChainMatch{}, false))
+	}
+	return chains
+}
+
+// meshALPN tells the mesh's TLS from the application's own. Under STRICT there is no other.
+func meshALPN(mode mesh.MTLSMode) []string {
+	if mode == mesh.Strict {
+		return nil
+	}
+	return alpnAll
+}
+
+func inboundChain(config *mesh.Config, port mesh.InboundPort, target string, m *listener.FilterChainMatch, secure bool, filter *listener.Filter) *listener.FilterChain {
+	out := &listener.FilterChain{Name: wildcard + "_" + itoa(port.Port), FilterChainMatch: m, Filters: []*listener.Filter{filter}}
+	if port.Port != 0 {
+		m.DestinationPort = u32(port.Port)
+	} else {
+		out.Name = "virtualInbound"
+	}
+	if secure {
+		out.TransportSocket = inboundContext(config)
+	}
+	return out
+}
+
+func inboundManager(config *mesh.Config, port mesh.InboundPort, target string, secure bool) *hcm.HttpConnectionManager {
+	m := manager(config, "inbound_"+wildcard+"_"+itoa(port.Port))
+	m.ForwardClientCertDetails = hcm.HttpConnectionManager_APPEND_FORWARD
+	if secure {
+		m.SetCurrentClientCertDetails = &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Dns: true, Uri: true}
+	}
+	name := "inbound|http|" + itoa(port.Number)
+	return inline(m, &route.RouteConfiguration{
+		Name: target, ValidateClusters: boolean(false),
+		VirtualHosts: []*route.VirtualHost{{Name: name, Domains: []string{"*"}, Routes: []*route.Route{{
+			Name: "default", Match: routeMatch(nil), Decorator: &route.Decorator{Operation: port.Service + ":" + itoa(port.Number) + "/*"},
+			Action: &route.Route_Route{Route: &route.RouteAction{
+				ClusterSpecifier: &route.RouteAction_Cluster{Cluster: target}, Timeout: durationpb.New(0),
+				MaxStreamDuration: &route.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: durationpb.New(0)},
+			}},
+		}}}},
+	})
+}
+
+// inboundCluster reaches the application where the connection was meant to go.
+func inboundCluster(config *mesh.Config, name string, p mesh.Protocol) *Resource {
+	out := &cluster.Cluster{
+		Name: name, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}, LbPolicy: cluster.Cluster_CLUSTER_PROVIDED,
+		ConnectTimeout: millis(config.ConnectTimeoutMillis), UpstreamBindConfig: &core.BindConfig{SourceAddress: &core.SocketAddress{
+			Address: passthroughSource, PortSpecifier: &core.SocketAddress_PortValue{PortValue: 0}}},
+	}
+	pool(out, nil)
+	if p == mesh.Auto {
+		out.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: pack(useDownstream())}
+	} else {
+		protocol(out, mesh.Port{Protocol: p}, nil)
+	}
+	return NewResource(name, out)
+}

@@ -1,0 +1,270 @@
+package envoy
+
+import (
+	"net/netip"
+	"strings"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	commonstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
+	setfilterstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
+	httpinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
+	originaldst "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
+	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+const (
+	outboundPort = 15001
+	inboundPort  = 15006
+	wildcard     = "0.0.0.0"
+)
+
+// shape is what kind of traffic a listener is opened for. Of several that want one address, the lower wins.
+type shape int
+
+const (
+	shapeHTTP shape = iota
+	shapeSniff
+	shapeTLS
+	shapeTCP
+)
+
+// part is what one host wants of a listener.
+type part struct {
+	listener string // its name, ADDRESS_PORT
+	shape    shape
+	port     uint32
+	host     string
+	table    string // of routes
+	chains   []*listener.FilterChain
+}
+
+// parts lists what a host wants of which listeners.
+func parts(config *mesh.Config, o *mesh.Outbound, onlyPort lookupPort) []part {
+	if o.Service == nil {
+		if o.Routes == nil || len(o.Routes.HTTP) == 0 {
+			return nil
+		}
+		return []part{{listener: wildcard + "_80", shape: shapeHTTP, port: 80, host: o.Host, table: webTable}}
+	}
+	var out []part
+	for _, port := range o.Service.Ports {
+		switch {
+		case port.Protocol.IsHTTP():
+			out = append(out, part{listener: wildcard + "_" + itoa(port.Number), shape: shapeHTTP, port: port.Number, host: o.Host, table: itoa(port.Number)})
+		case o.Service.Headless:
+			// Connections go to pods' own addresses: the passthrough cluster takes them there.
+		default:
+			out = append(out, addressed(config, o, port, onlyPort)...)
+		}
+	}
+	return out
+}
+
+// addressed are the listeners of a port whose protocol is not HTTP: one a virtual IP, or on all addresses where there is
+// none and the server name tells the hosts apart.
+func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort lookupPort) []part {
+	isTLS := port.Protocol == mesh.HTTPS || port.Protocol == mesh.TLS
+	var out []part
+	for _, ip := range o.Service.Addresses {
+		parsed, err := netip.ParseAddr(ip)
+		if err != nil || !parsed.Is4() && !parsed.Is6() {
+			continue
+		}
+		p := part{listener: ip + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host}
+		if port.Protocol == mesh.Auto {
+			p.shape, p.table = shapeSniff, sniffedTable(o.Host, port.Number)
+		}
+		p.chains = l4Chains(config, o, port, isTLS, onlyPort)
+		out = append(out, p)
+	}
+	if len(o.Service.Addresses) > 0 {
+		return out
+	}
+	p := part{listener: wildcard + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host, chains: l4Chains(config, o, port, isTLS, onlyPort)}
+	if isTLS {
+		p.shape = shapeTLS
+		if o.Routes == nil || len(o.Routes.TLS) == 0 {
+			p.chains = []*listener.FilterChain{{FilterChainMatch: serverNames([]string{o.Host}), Filters: p.chains[0].Filters}}
+		}
+	}
+	return []part{p}
+}
+
+// l4Chains are the filter chains of a port by the TLS or TCP rules of its VirtualService, or one chain to its cluster.
+func l4Chains(config *mesh.Config, o *mesh.Outbound, port mesh.Port, isTLS bool, onlyPort lookupPort) []*listener.FilterChain {
+	own := mesh.ClusterName(o.Host, "", port.Number)
+	plain := &listener.FilterChain{Filters: []*listener.Filter{tcpTo(config, nil, own)}}
+	if o.Routes == nil {
+		return []*listener.FilterChain{plain}
+	}
+	rules := o.Routes.TCP
+	if isTLS {
+		rules = o.Routes.TLS
+	}
+	var out []*listener.FilterChain
+	for _, rule := range rules {
+		if len(rule.Ports) > 0 && rule.Ports[0] != port.Number || len(rule.Gateways) > 0 && !onMesh(rule.Gateways) {
+			continue
+		}
+		chain := &listener.FilterChain{Filters: []*listener.Filter{tcpTo(config, withPorts(rule.Destinations, port.Number, onlyPort), own)}}
+		if isTLS {
+			chain.FilterChainMatch = serverNames(rule.SNIHosts)
+		}
+		out = append(out, chain)
+		if !isTLS {
+			break // the first that matches takes all
+		}
+	}
+	if len(out) == 0 {
+		return []*listener.FilterChain{plain}
+	}
+	return out
+}
+
+func onMesh(gateways []string) bool {
+	for _, g := range gateways {
+		if g == "mesh" {
+			return true
+		}
+	}
+	return false
+}
+
+// withPorts fills in the destinations' ports.
+func withPorts(destinations []mesh.Destination, port uint32, onlyPort lookupPort) []mesh.Destination {
+	out := make([]mesh.Destination, len(destinations))
+	for i, d := range destinations {
+		d.Port = routeContext{port: port, onlyPort: onlyPort}.destinationPort(d)
+		out[i] = d
+	}
+	return out
+}
+
+func serverNames(hosts []string) *listener.FilterChainMatch {
+	var names []string
+	for _, host := range hosts {
+		if host == "*" {
+			return &listener.FilterChainMatch{}
+		}
+		names = append(names, host)
+	}
+	return &listener.FilterChainMatch{ServerNames: names}
+}
+
+// assemble makes a listener of what hosts want of it. They come in the order of shape and then of host, so the first
+// decides what it is.
+func assemble(config *mesh.Config, wanted []part) *Resource {
+	first := wanted[0]
+	ip, _, _ := strings.Cut(first.listener, "_")
+	out := &listener.Listener{
+		Name: first.listener, Address: address(ip, first.port), BindToPort: boolean(false), TrafficDirection: core.TrafficDirection_OUTBOUND,
+	}
+	switch first.shape {
+	case shapeHTTP:
+		m := rds(manager(config, "outbound_"+first.listener), first.table)
+		out.FilterChains = []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(m)}}}
+	case shapeSniff:
+		sniff(config, out, first)
+	case shapeTLS:
+		out.ListenerFilters = []*listener.ListenerFilter{tlsInspector()}
+		seen := map[string]bool{}
+		for _, p := range wanted {
+			out.FilterChains = appendDistinct(out.FilterChains, p.chains, seen)
+		}
+		out.DefaultFilterChain = passthroughChain(config)
+	case shapeTCP:
+		out.FilterChains = first.chains
+		if len(first.chains) > 0 && len(first.chains[0].GetFilterChainMatch().GetServerNames()) > 0 {
+			out.ListenerFilters = []*listener.ListenerFilter{tlsInspector()}
+			out.DefaultFilterChain = passthroughChain(config)
+		}
+	}
+	return NewResource(out.Name, out)
+}
+
+// appendDistinct leaves out a chain whose match another has already: Envoy would refuse the listener.
+func appendDistinct(chains, more []*listener.FilterChain, seen map[string]bool) []*listener.FilterChain {
+	for _, chain := range more {
+		key := string(pack(chain.GetFilterChainMatch()).GetValue())
+		if !seen[key] {
+			seen[key] = true
+			chains = append(chains, chain)
+		}
+	}
+	return chains
+}
+
+// sniff opens a listener of one service whose protocol the first bytes tell.
+func sniff(config *mesh.Config, out *listener.Listener, p part) {
+	m := rds(manager(config, "outbound_"+p.listener), p.table)
+	tellMesh(m)
+	out.ListenerFilters = []*listener.ListenerFilter{tlsInspector(), httpInspector()}
+	out.ListenerFiltersTimeout = detection(config)
+	out.ContinueOnListenerFiltersTimeout = true
+	out.FilterChains = []*listener.FilterChain{{
+		FilterChainMatch: &listener.FilterChainMatch{TransportProtocol: "raw_buffer", ApplicationProtocols: []string{"http/1.1", "h2c"}},
+		Filters:          []*listener.Filter{managerFilter(m)},
+	}}
+	if len(p.chains) > 0 {
+		out.DefaultFilterChain = &listener.FilterChain{Filters: p.chains[0].Filters}
+	}
+}
+
+// tellMesh makes the manager's upstream TLS say that HTTP is inside. The cluster cannot: it serves TCP as well. Stock
+// Envoy has no istio.alpn filter; this is the filter state that istio.alpn sets.
+func tellMesh(m *hcm.HttpConnectionManager) {
+	state := &setfilterstate.Config{OnRequestHeaders: []*commonstate.FilterStateValue{{
+		Key:                &commonstate.FilterStateValue_ObjectKey{ObjectKey: "envoy.network.application_protocols"},
+		Value:              &commonstate.FilterStateValue_FormatString{FormatString: textFormat(strings.Join(alpnHTTP, ","))},
+		SharedWithUpstream: commonstate.FilterStateValue_ONCE,
+	}}}
+	last := len(m.HttpFilters) - 1
+	m.HttpFilters = append(m.HttpFilters[:last:last], httpFilter("envoy.filters.http.set_filter_state", state), m.HttpFilters[last])
+}
+
+func textFormat(text string) *core.SubstitutionFormatString {
+	return &core.SubstitutionFormatString{Format: &core.SubstitutionFormatString_TextFormatSource{
+		TextFormatSource: &core.DataSource{Specifier: &core.DataSource_InlineString{InlineString: text}},
+	}}
+}
+
+func passthroughChain(config *mesh.Config) *listener.FilterChain {
+	target := PassthroughCluster
+	if !config.AllowAny {
+		target = BlackHoleCluster
+	}
+	return &listener.FilterChain{Name: target, Filters: []*listener.Filter{tcpTo(config, nil, target)}}
+}
+
+// virtualOutbound takes what was captured on its way out, and hands it to the listener of its original destination.
+func virtualOutbound(config *mesh.Config) *Resource {
+	return NewResource("virtualOutbound", &listener.Listener{
+		Name: "virtualOutbound", Address: address(wildcard, outboundPort), UseOriginalDst: boolean(true), TrafficDirection: core.TrafficDirection_OUTBOUND,
+		FilterChains: []*listener.FilterChain{{
+			Name: "virtualOutbound-blackhole", FilterChainMatch: &listener.FilterChainMatch{DestinationPort: u32(outboundPort)},
+			Filters: []*listener.Filter{tcpTo(config, nil, BlackHoleCluster)},
+		}},
+		DefaultFilterChain: passthroughChain(config),
+	})
+}
+
+func listenerFilter(name string, message proto.Message) *listener.ListenerFilter {
+	return &listener.ListenerFilter{Name: name, ConfigType: &listener.ListenerFilter_TypedConfig{TypedConfig: pack(message)}}
+}
+
+func tlsInspector() *listener.ListenerFilter {
+	return listenerFilter("envoy.filters.listener.tls_inspector", &tlsinspector.TlsInspector{})
+}
+
+func httpInspector() *listener.ListenerFilter {
+	return listenerFilter("envoy.filters.listener.http_inspector", &httpinspector.HttpInspector{})
+}
+
+func originalDst() *listener.ListenerFilter {
+	return listenerFilter("envoy.filters.listener.original_dst", &originaldst.OriginalDst{})
+}

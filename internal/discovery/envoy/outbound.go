@@ -1,0 +1,165 @@
+package envoy
+
+import (
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+// Lookup reads what a scope's hosts are, and their endpoints.
+type Lookup struct {
+	Outbound  func(host string) *mesh.Outbound
+	Endpoints func(host string) *mesh.Endpoints
+}
+
+func (l Lookup) onlyPort(host string) uint32 {
+	if o := l.Outbound(host); o != nil && o.Service != nil && len(o.Service.Ports) == 1 {
+		return o.Service.Ports[0].Number
+	}
+	return 0
+}
+
+func (l Lookup) hashPolicy(d mesh.Destination) []*routeHashPolicy {
+	o := l.Outbound(d.Host)
+	if o == nil || o.Rule == nil {
+		return nil
+	}
+	for _, subset := range o.Rule.Subsets {
+		if subset.Name == d.Subset {
+			return hashPolicies(policyFor(o.Rule, d.Port, subset))
+		}
+	}
+	return hashPolicies(policyFor(o.Rule, d.Port, mesh.Subset{}))
+}
+
+// Outbound is all that the proxies of one scope are sent for what they call. It is immutable; Next makes the following
+// one and computes only the hosts that changed.
+type Outbound struct {
+	config       *mesh.Config
+	clusters     byHost
+	endpoints    byHost
+	tables       *Section               // route tables that take their virtual hosts one by one
+	virtualHosts *Section               // by TABLE/NAME
+	listeners    *Section               //
+	parts        *iradix.Tree[part]     // by listener NUL shape NUL host
+	wants        *iradix.Tree[[]part]   // by host
+	hosts        *iradix.Tree[[]claim]  // by host
+	claims       *iradix.Tree[claim]    // by table NUL domain NUL host
+	users        *iradix.Tree[struct{}] // by destination host NUL host: whose routes read another host's rule or port
+}
+
+// Clusters, Endpoints, Listeners, Tables and VirtualHosts are the sections by resource type.
+func (o *Outbound) Clusters() *Section     { return o.clusters.Section }
+func (o *Outbound) Endpoints() *Section    { return o.endpoints.Section }
+func (o *Outbound) Listeners() *Section    { return o.listeners }
+func (o *Outbound) Tables() *Section       { return o.tables }
+func (o *Outbound) VirtualHosts() *Section { return o.virtualHosts }
+
+// NewOutbound has what every scope has; Next adds the hosts.
+func NewOutbound(config *mesh.Config) *Outbound {
+	o := &Outbound{
+		config: config, clusters: newByHost(), endpoints: newByHost(), tables: EmptySection(), virtualHosts: EmptySection(), listeners: EmptySection(),
+		parts: iradix.New[part](), wants: iradix.New[[]part](), hosts: iradix.New[[]claim](), claims: iradix.New[claim](), users: iradix.New[struct{}](),
+	}
+	o.clusters = o.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
+	o.listeners = o.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config)})
+	return o
+}
+
+// Next computes changed hosts anew, and the endpoints of those whose endpoints alone changed.
+func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints []string) *Outbound {
+	next := *o
+	next.config = config
+	changed = next.withUsers(changed)
+	if config != o.config { // what does not come from hosts depends on it
+		next.clusters = next.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
+		next.listeners = next.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config)})
+	}
+	made, assigned := map[string][]*Resource{}, map[string][]*Resource{}
+	for _, host := range changed {
+		outbound := lookup.Outbound(host)
+		made[host], assigned[host] = nil, nil
+		if outbound != nil {
+			made[host] = clusters(config, outbound, lookup.Endpoints(host))
+			assigned[host] = loadAssignments(outbound, lookup.Endpoints(host))
+		}
+	}
+	for _, host := range endpoints {
+		outbound := lookup.Outbound(host)
+		assigned[host] = loadAssignments(outbound, lookup.Endpoints(host))
+		if outbound != nil && outbound.Service != nil && outbound.Service.Resolution != mesh.Static {
+			made[host] = clusters(config, outbound, lookup.Endpoints(host)) // they hold their endpoints
+		}
+	}
+	next.clusters = next.clusters.replace(made)
+	next.endpoints = next.endpoints.replace(assigned)
+	next.updateListeners(lookup, changed)
+	next.updateVirtualHosts(lookup, changed, config != o.config)
+	return &next
+}
+
+// withUsers adds the hosts whose routes lead to changed ones: they read the destination's only port and hash policy.
+func (o *Outbound) withUsers(changed []string) []string {
+	seen := map[string]bool{}
+	for _, host := range changed {
+		seen[host] = true
+	}
+	all := changed
+	for _, host := range changed {
+		o.users.Root().WalkPrefix([]byte(host+"\x00"), func(key []byte, _ struct{}) bool {
+			if user := string(key[len(host)+1:]); !seen[user] {
+				seen[user] = true
+				all = append(all, user)
+			}
+			return false
+		})
+	}
+	return all
+}
+
+// updateListeners replaces what the changed hosts want, and assembles the listeners that this touches.
+func (o *Outbound) updateListeners(lookup Lookup, changed []string) {
+	parts_, wants := o.parts.Txn(), o.wants.Txn()
+	touched := map[string]bool{}
+	key := func(p part) []byte { return []byte(p.listener + "\x00" + itoa(uint32(p.shape)) + "\x00" + p.host) }
+	for _, host := range changed {
+		before, _ := o.wants.Get([]byte(host))
+		for _, p := range before {
+			parts_.Delete(key(p))
+			touched[p.listener] = true
+		}
+		var after []part
+		if outbound := lookup.Outbound(host); outbound != nil {
+			after = parts(o.config, outbound, lookup.onlyPort)
+		}
+		for _, p := range after {
+			parts_.Insert(key(p), p)
+			touched[p.listener] = true
+		}
+		if len(after) > 0 {
+			wants.Insert([]byte(host), after)
+		} else {
+			wants.Delete([]byte(host))
+		}
+	}
+	o.parts, o.wants = parts_.Commit(), wants.Commit()
+	changes := map[string]*Resource{}
+	for name := range touched {
+		changes[name] = o.assembled(name)
+	}
+	o.listeners = o.listeners.Next(changes)
+}
+
+// assembled makes a listener, nil if nobody wants it. For most shapes the first part decides alone, so the walk ends
+// there: a port of a thousand services costs no more than one.
+func (o *Outbound) assembled(name string) *Resource {
+	var wanted []part
+	o.parts.Root().WalkPrefix([]byte(name+"\x00"), func(_ []byte, p part) bool {
+		wanted = append(wanted, p)
+		return wanted[0].shape != shapeTLS || p.shape != shapeTLS
+	})
+	if len(wanted) == 0 {
+		return nil
+	}
+	return assemble(o.config, wanted)
+}

@@ -1,0 +1,187 @@
+package envoy
+
+import (
+	"strings"
+
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+)
+
+type routeHashPolicy = route.RouteAction_HashPolicy
+
+// claim is a domain that a host's virtual host has in a table.
+type claim struct{ table, domain, host string }
+
+func (c claim) key() []byte { return []byte(c.table + "\x00" + c.domain + "\x00" + c.host) }
+
+// updateVirtualHosts replaces the virtual hosts of the changed hosts. A domain may stand once in a table, or Envoy refuses
+// the whole: of several hosts that claim one, the first by name has it, and the others are computed again when it goes.
+func (o *Outbound) updateVirtualHosts(lookup Lookup, changed []string, all bool) {
+	c := routeContext{onlyPort: lookup.onlyPort, hashPolicy: lookup.hashPolicy}
+	made := map[string][]tableHost{}
+	contested := map[string]bool{}
+	claims, hosts, users := o.claims.Txn(), o.hosts.Txn(), o.users.Txn()
+	before := map[string][]claim{}
+	for _, host := range changed {
+		old, _ := o.hosts.Get([]byte(host))
+		before[host] = old
+		for _, one := range old {
+			claims.Delete(one.key())
+		}
+		var claimed []claim
+		outbound := lookup.Outbound(host)
+		if outbound != nil {
+			made[host] = virtualHosts(outbound, c)
+			if outbound.Routes != nil {
+				for _, rule := range outbound.Routes.HTTP {
+					for _, d := range rule.Destinations {
+						users.Insert([]byte(d.Host+"\x00"+host), struct{}{})
+					}
+				}
+			}
+		}
+		for _, th := range made[host] {
+			for _, domain := range th.host.Domains {
+				claimed = append(claimed, claim{th.table, domain, host})
+			}
+		}
+		for _, one := range claimed {
+			claims.Insert(one.key(), one)
+		}
+		if len(claimed) > 0 {
+			hosts.Insert([]byte(host), claimed)
+		} else {
+			hosts.Delete([]byte(host))
+		}
+	}
+	o.claims, o.hosts, o.users = claims.Commit(), hosts.Commit(), users.Commit()
+	for _, host := range changed {
+		now, _ := o.hosts.Get([]byte(host))
+		for _, one := range append(append([]claim{}, before[host]...), now...) {
+			o.rivals(one, contested)
+		}
+	}
+	for host := range contested { // a rival's virtual host gains or loses a domain
+		if _, done := made[host]; !done {
+			if outbound := lookup.Outbound(host); outbound != nil {
+				made[host] = virtualHosts(outbound, c)
+			}
+		}
+	}
+	o.publishVirtualHosts(made, before, all)
+}
+
+// rivals notes the hosts that claim the same domain of the same table.
+func (o *Outbound) rivals(one claim, contested map[string]bool) {
+	o.claims.Root().WalkPrefix([]byte(one.table+"\x00"+one.domain+"\x00"), func(_ []byte, other claim) bool {
+		if other.host != one.host {
+			contested[other.host] = true
+		}
+		return false
+	})
+}
+
+// owns says whether the host is the first that claims the domain.
+func (o *Outbound) owns(table, domain, host string) bool {
+	owner := ""
+	o.claims.Root().WalkPrefix([]byte(table+"\x00"+domain+"\x00"), func(_ []byte, c claim) bool {
+		owner = c.host
+		return true
+	})
+	return owner == host
+}
+
+// publishVirtualHosts puts what was made into the sections, with the tables that it stands in.
+func (o *Outbound) publishVirtualHosts(made map[string][]tableHost, before map[string][]claim, all bool) {
+	changes := map[string]*Resource{}
+	tables := map[string]bool{}
+	whole := map[string]*Resource{} // the one virtual host of each sniffed table
+	for host, old := range before {
+		for _, one := range old {
+			tables[one.table] = true
+			changes[resourceName(one.table, host)] = nil
+		}
+	}
+	for host, list := range made {
+		for _, th := range list {
+			tables[th.table] = true
+			name := resourceName(th.table, host)
+			changes[name] = nil
+			var domains []string
+			for _, domain := range th.host.Domains {
+				if o.owns(th.table, domain, host) {
+					domains = append(domains, domain)
+				}
+			}
+			if len(domains) > 0 {
+				th.host.Domains = domains
+				resource := tableResource(th.table, th.host)
+				if isSniffed(th.table) {
+					whole[th.table] = resource
+				} else {
+					changes[resource.Name] = resource
+				}
+			}
+		}
+	}
+	if all { // the catch-alls depend on the configuration
+		o.tables.Each(func(r *Resource) {
+			if !isSniffed(r.Name) {
+				tables[r.Name] = true
+			}
+		})
+	}
+	o.publishTables(tables, whole, changes)
+}
+
+// publishTables makes each touched table, or removes it when no host claims a domain in it. The catch-all is a virtual
+// host like the others, so that every table has at least one to be sent: without one Envoy would wait for it.
+func (o *Outbound) publishTables(touched map[string]bool, whole, changes map[string]*Resource) {
+	tables := map[string]*Resource{}
+	for table := range touched {
+		claimed := false
+		o.claims.Root().WalkPrefix([]byte(table+"\x00"), func([]byte, claim) bool {
+			claimed = true
+			return true
+		})
+		switch {
+		case claimed && isSniffed(table):
+			tables[table] = WholeTable(table, []*Resource{whole[table]})
+		case claimed:
+			fallback := tableResource(table, catchAll(o.config))
+			for _, other := range []string{"allow_any", "block_all"} {
+				if name := table + "/" + other; name != fallback.Name {
+					changes[name] = nil
+				}
+			}
+			changes[fallback.Name] = fallback
+			tables[table] = vhdsTable(table)
+		default:
+			tables[table] = nil
+			changes[table+"/allow_any"], changes[table+"/block_all"] = nil, nil
+		}
+	}
+	o.virtualHosts = o.virtualHosts.Next(changes)
+	o.tables = o.tables.Next(tables)
+}
+
+// isSniffed says that a table is a sniffing listener's: it has one host, which takes everything, and is sent whole.
+func isSniffed(table string) bool { return strings.Contains(table, ":") }
+
+// resourceName is that of a host's virtual host in a table. A sniffed table's name ends in its port.
+func resourceName(table, host string) string {
+	port := table
+	if i := strings.LastIndexByte(table, ':'); i >= 0 {
+		port = table[i+1:]
+	}
+	return table + "/" + host + ":" + port
+}
+
+// HostsOf returns the virtual hosts of a table.
+func (o *Outbound) HostsOf(table string) []*Resource {
+	var out []*Resource
+	o.virtualHosts.Items.Root().WalkPrefix([]byte(table+"/"), func(_ []byte, r *Resource) bool {
+		out = append(out, r)
+		return false
+	})
+	return out
+}

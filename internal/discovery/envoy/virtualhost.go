@@ -1,0 +1,118 @@
+package envoy
+
+import (
+	"strings"
+
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+// tableHost is a virtual host and the route table that it is for.
+type tableHost struct {
+	table string
+	host  *route.VirtualHost
+}
+
+// webTable is where hosts that are in no registry are served: what a client sends to port 80 can be for any host.
+const webTable = "80"
+
+// virtualHosts makes those of a host, one for each of its ports that speaks HTTP.
+func virtualHosts(o *mesh.Outbound, c routeContext) []tableHost {
+	var out []tableHost
+	if o.Service == nil {
+		c.port = 80
+		if o.Routes == nil || len(o.Routes.HTTP) == 0 {
+			return nil
+		}
+		return []tableHost{{webTable, virtualHost(o, mesh.Port{Number: 80}, o.Domains, c)}}
+	}
+	for _, port := range o.Service.Ports {
+		c.port = port.Number
+		switch {
+		case port.Protocol.IsHTTP():
+			out = append(out, tableHost{itoa(port.Number), virtualHost(o, port, o.Domains, c)})
+		case port.Protocol == mesh.Auto && len(o.Service.Addresses) > 0:
+			out = append(out, tableHost{sniffedTable(o.Host, port.Number), virtualHost(o, port, []string{"*"}, c)})
+		}
+	}
+	return out
+}
+
+// sniffedTable names the table of a listener that is one service's alone.
+func sniffedTable(host string, port uint32) string { return host + ":" + itoa(port) }
+
+func virtualHost(o *mesh.Outbound, port mesh.Port, domains []string, c routeContext) *route.VirtualHost {
+	out := &route.VirtualHost{Name: o.Host + ":" + itoa(port.Number), Domains: domains, IncludeRequestAttemptCount: true}
+	if o.Routes != nil {
+		out.Routes = routesOf(o.Routes, c)
+	}
+	if (o.Routes == nil || len(o.Routes.HTTP) == 0) && o.Service != nil {
+		plain := &mesh.Route{Name: "default", Destinations: []mesh.Destination{{Host: o.Host, Port: port.Number}}}
+		out.Routes = []*route.Route{{
+			Name: "default", Match: routeMatch(nil), Decorator: &route.Decorator{Operation: operation(plain, c)},
+			Action: &route.Route_Route{Route: action(plain, c)},
+		}}
+	}
+	return out
+}
+
+// catchAll takes what no virtual host does: it goes where the caller meant, or nowhere.
+func catchAll(config *mesh.Config) *route.VirtualHost {
+	if !config.AllowAny {
+		return &route.VirtualHost{Name: "block_all", Domains: []string{"*"}, Routes: []*route.Route{{
+			Name: "block_all", Match: routeMatch(nil), Action: &route.Route_DirectResponse{DirectResponse: &route.DirectResponseAction{Status: 502}},
+		}}}
+	}
+	return &route.VirtualHost{Name: "allow_any", Domains: []string{"*"}, Routes: []*route.Route{{
+		Name: "allow_any", Match: routeMatch(nil), Action: &route.Route_Route{Route: &route.RouteAction{
+			ClusterSpecifier: &route.RouteAction_Cluster{Cluster: PassthroughCluster}, Timeout: durationpb.New(0),
+			MaxStreamDuration: &route.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: durationpb.New(0)},
+		}},
+	}}}
+}
+
+// tableResource is a virtual host as a resource. Removal over VHDS works only where its name is the resource's, so the
+// table's name is put before it here, and nowhere else.
+func tableResource(table string, host *route.VirtualHost) *Resource {
+	host.Name = table + "/" + host.Name
+	return NewResource(host.Name, host)
+}
+
+// TableOf is the table in the name of a virtual host's resource.
+func TableOf(resource string) string {
+	table, _, _ := strings.Cut(resource, "/")
+	return table
+}
+
+// vhdsTable is a route table whose virtual hosts come one by one.
+func vhdsTable(name string) *Resource {
+	return NewResource(name, &route.RouteConfiguration{
+		Name: name, ValidateClusters: boolean(false), IgnorePortInHostMatching: true,
+		Vhds: &route.Vhds{ConfigSource: ads()},
+	})
+}
+
+// WholeTable is a route table with all its virtual hosts in it, made of their bytes.
+func WholeTable(name string, hosts []*Resource) *Resource {
+	const virtualHostsField = 2 // of RouteConfiguration
+	body := pack(&route.RouteConfiguration{Name: name, ValidateClusters: boolean(false), IgnorePortInHostMatching: true})
+	value := body.Value
+	for _, host := range hosts {
+		value = protowire.AppendTag(value, virtualHostsField, protowire.BytesType)
+		value = protowire.AppendBytes(value, withName(host.Body.Value, strings.TrimPrefix(host.Name, name+"/")))
+	}
+	return seal(name, &anypb.Any{TypeUrl: RouteType, Value: value})
+}
+
+// withName gives a marshalled virtual host another name, which is its first field.
+func withName(host []byte, name string) []byte {
+	_, _, tag := protowire.ConsumeTag(host)
+	_, text := protowire.ConsumeBytes(host[tag:])
+	out := protowire.AppendTag(nil, 1, protowire.BytesType)
+	out = protowire.AppendString(out, name)
+	return append(out, host[tag+text:]...)
+}

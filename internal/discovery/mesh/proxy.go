@@ -1,0 +1,51 @@
+package mesh
+
+// ProxyKind is what a proxy is for. The set is open.
+type ProxyKind string
+
+// The kinds, with the names that node IDs begin with.
+const (
+	Sidecar ProxyKind = "sidecar"
+	Router  ProxyKind = "router"
+)
+
+// Proxy is one connected proxy, as far as what it is sent depends on it.
+type Proxy struct {
+	ID        string // the node's
+	Kind      ProxyKind
+	Namespace string
+	Name      string // of the pod
+	Addresses []string
+	Account   string // service account's name
+	Labels    map[string]string
+	Cluster   string
+	Network   string
+	Locality  Locality
+	Node      string
+	// IstioFilters says that the Envoy has istio-proxy's own filters.
+	IstioFilters bool
+	// VHDS says that virtual hosts are sent one by one.
+	VHDS bool
+	// Unprivileged says that ports below 1024 cannot be opened.
+	Unprivileged bool
+	// Capture is REDIRECT, TPROXY or NONE.
+	Capture string
+	Version string
+}
+
+// Config is what MeshConfig says that changes what proxies are sent.
+type Config struct {
+	RootNamespace   string
+	TrustDomain     string
+	TrustAliases    []string
+	Domain          string // cluster.local
+	AllowAny        bool   // outboundTrafficPolicy
+	AutoMTLS        bool
+	AccessLogFile   string
+	AccessLogFormat string
+	AccessLogJSON   bool
+	// ConnectTimeoutMillis and DetectionTimeoutMillis are of new connections and of protocol sniffing.
+	ConnectTimeoutMillis   int64
+	DetectionTimeoutMillis int64
+	IngressService         string
+}

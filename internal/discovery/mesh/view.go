@@ -1,0 +1,68 @@
+package mesh
+
+import "strconv"
+
+// Outbound is all that decides what a scope's proxies do with one host. It is immutable, and shared by all proxies of
+// the scope; a changed one is another pointer.
+type Outbound struct {
+	Host string
+	// Service is nil for a host that only a VirtualService names.
+	Service *Service
+	// Domains are the names that callers in this scope can use, the full one first.
+	Domains []string
+	// Routes is the VirtualService that is bound to the host, or nil.
+	Routes *VirtualService
+	// Rule is the DestinationRule that applies, merged, or nil.
+	Rule *DestinationRule
+	// MTLS says that the service's workloads are expected to take mutual TLS.
+	MTLS bool
+}
+
+// InboundPort is one port that a workload serves.
+type InboundPort struct {
+	Port     uint32 // of the workload
+	Protocol Protocol
+	Mode     MTLSMode
+	Service  string // host of the oldest service that it is part of
+	Number   uint32 // of that service's port
+}
+
+// Inbound is all that decides what a workload's proxy does with what arrives.
+type Inbound struct {
+	Ports []InboundPort
+	Mode  MTLSMode // of ports in no service
+}
+
+// Key is equal for equal Inbounds.
+func (i *Inbound) Key() string {
+	key := strconv.Itoa(int(i.Mode))
+	for _, p := range i.Ports {
+		key += "|" + strconv.Itoa(int(p.Port)) + "," + string(p.Protocol) + "," + strconv.Itoa(int(p.Mode)) + "," + p.Service + "," + strconv.Itoa(int(p.Number))
+	}
+	return key
+}
+
+// GatewayPort is one port that a gateway proxy opens, with all that is served there.
+type GatewayPort struct {
+	Port    uint32 // to listen on
+	Bind    string
+	Servers []GatewayServer
+}
+
+// GatewayServer is one server of a Gateway on a port, with the VirtualServices bound to it.
+type GatewayServer struct {
+	Server
+	Gateway Owner
+	// Routes are the VirtualServices, oldest first, with Hosts narrowed to what the server takes.
+	Routes []*VirtualService
+}
+
+// ClusterName is Istio's name of an outbound cluster.
+func ClusterName(host, subset string, port uint32) string {
+	return "outbound|" + strconv.Itoa(int(port)) + "|" + subset + "|" + host
+}
+
+// SNI is the server name of an outbound cluster's mutual TLS.
+func SNI(host, subset string, port uint32) string {
+	return "outbound_." + strconv.Itoa(int(port)) + "_." + subset + "_." + host
+}

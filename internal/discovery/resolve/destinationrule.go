@@ -1,0 +1,60 @@
+package resolve
+
+import (
+	"fmt"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/world"
+)
+
+func (s *step) destinationRule(namespace, name string, object *networking.DestinationRule) {
+	for _, before := range s.rulesNamed(namespace, name) {
+		s.World.Rules, _, _ = s.World.Rules.Delete(world.Key(before.Host, namespace, name))
+		s.dirty.Host(before.Host)
+	}
+	r := &report{kind: "DestinationRule", namespace: namespace, name: name}
+	defer s.keepProblems(r)
+	if object == nil {
+		return
+	}
+	spec := &object.Spec
+	if spec.Host == "" {
+		r.refuse("spec.host", "is required")
+		return
+	}
+	converted := &mesh.DestinationRule{
+		Owner: mesh.Owner{Kind: r.kind, Namespace: namespace, Name: name}, Host: naming{s.options.Domain, namespace}.full(spec.Host),
+		ExportTo: spec.ExportTo, Created: object.CreationTimestamp.Unix(), Policy: spec.TrafficPolicy, Selector: spec.GetWorkloadSelector().GetMatchLabels(),
+	}
+	seen := map[string]bool{}
+	for i, subset := range spec.Subsets {
+		field := fmt.Sprintf("spec.subsets[%d].name", i)
+		switch {
+		case subset.Name == "":
+			r.refuse(field, "is required")
+		case seen[subset.Name]:
+			r.refuse(field, "%q stands twice; the first counts", subset.Name)
+		default:
+			seen[subset.Name] = true
+			converted.Subsets = append(converted.Subsets, mesh.Subset{Name: subset.Name, Labels: subset.Labels, Policy: subset.TrafficPolicy})
+		}
+	}
+	s.World.Rules, _, _ = s.World.Rules.Insert(world.Key(converted.Host, namespace, name), converted)
+	s.dirty.Host(converted.Host)
+	s.ruleHosts, _, _ = s.ruleHosts.Insert(world.Key(namespace, name), converted.Host)
+}
+
+// rulesNamed finds the rule that an object made before, which may have been for another host.
+func (s *step) rulesNamed(namespace, name string) []*mesh.DestinationRule {
+	host, ok := s.ruleHosts.Get(world.Key(namespace, name))
+	if !ok {
+		return nil
+	}
+	s.ruleHosts, _, _ = s.ruleHosts.Delete(world.Key(namespace, name))
+	if rule, ok := s.World.Rules.Get(world.Key(host, namespace, name)); ok {
+		return []*mesh.DestinationRule{rule}
+	}
+	return nil
+}

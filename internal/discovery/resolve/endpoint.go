@@ -1,0 +1,191 @@
+package resolve
+
+import (
+	"reflect"
+	"slices"
+	"sort"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/world"
+)
+
+const (
+	labelTLSMode = "security.istio.io/tlsMode"
+	labelNetwork = "topology.istio.io/network"
+	labelRegion  = "topology.kubernetes.io/region"
+	labelZone    = "topology.kubernetes.io/zone"
+	labelSubZone = "topology.istio.io/subzone"
+)
+
+func (s *step) endpointSlice(namespace, name string, object *discoveryv1.EndpointSlice) {
+	if object == nil { // the service's name is in the key: look for the slice below the namespace
+		s.slices.Root().WalkPrefix(append(world.Key(namespace), 0), func(_ []byte, slice *discoveryv1.EndpointSlice) bool {
+			if slice.Name == name {
+				object = slice
+			}
+			return object != nil
+		})
+		if object == nil {
+			return
+		}
+		service := object.Labels[discoveryv1.LabelServiceName]
+		s.slices, _, _ = s.slices.Delete(world.Key(namespace, service, name))
+		s.stale[s.hostOf(namespace, service)] = staleService{namespace, service}
+		return
+	}
+	service := object.Labels[discoveryv1.LabelServiceName]
+	if service == "" {
+		return
+	}
+	s.slices, _, _ = s.slices.Insert(world.Key(namespace, service, name), object)
+	s.stale[s.hostOf(namespace, service)] = staleService{namespace, service}
+}
+
+func (s *step) pod(namespace, name string, object *corev1.Pod) {
+	key := world.Key(namespace, name)
+	before, _ := s.pods.Get(key)
+	if before != nil && object != nil && reflect.DeepEqual(before.Labels, object.Labels) && before.Status.PodIP == object.Status.PodIP {
+		s.pods, _, _ = s.pods.Insert(key, object)
+		return // its phase alone is the EndpointSlice's business
+	}
+	s.pods = put(s.pods, key, object, object != nil)
+	for _, service := range world.Below(s.World.Selecting, namespace) {
+		if before != nil && mesh.MatchesLabels(service.Selector, before.Labels) || object != nil && mesh.MatchesLabels(service.Selector, object.Labels) {
+			s.stale[service.Host] = staleService{service.Namespace, service.Name}
+		}
+	}
+}
+
+func (s *step) node(name string, object *corev1.Node) {
+	var locality mesh.Locality
+	if object != nil {
+		locality = mesh.Locality{Region: object.Labels[labelRegion], Zone: object.Labels[labelZone], SubZone: object.Labels[labelSubZone]}
+	}
+	before, _ := s.nodes.Get([]byte(name))
+	s.nodes = put(s.nodes, []byte(name), locality, object != nil)
+	if before == locality {
+		return
+	}
+	s.services.Root().Walk(func(_ []byte, service *corev1.Service) bool {
+		s.stale[s.hostOf(service.Namespace, service.Name)] = staleService{service.Namespace, service.Name}
+		return false
+	})
+}
+
+// refreshEndpoints computes the endpoints of all stale services. A service whose endpoints' identities changed is
+// dirty itself: the identities stand in its cluster.
+func (s *step) refreshEndpoints() {
+	for _, host := range sortedKeys(s.stale) {
+		at := s.stale[host]
+		key := world.Key(host, at.namespace)
+		service, ok := s.World.Services.Get(key)
+		if !ok || !service.Kubernetes {
+			if _, had := s.World.Endpoints.Get([]byte(host)); had && !ok {
+				s.World.Endpoints, _, _ = s.World.Endpoints.Delete([]byte(host))
+				s.dirty.Endpoint(host)
+			}
+			continue
+		}
+		endpoints := s.endpointsOf(service)
+		if before, _ := s.World.Endpoints.Get([]byte(host)); before == nil || !reflect.DeepEqual(before, endpoints) {
+			s.World.Endpoints, _, _ = s.World.Endpoints.Insert([]byte(host), endpoints)
+			s.dirty.Endpoint(host)
+		}
+		if accounts := accountsOf(endpoints); !slices.Equal(accounts, service.Accounts) {
+			changed := *service
+			changed.Accounts = accounts
+			s.World.Services, _, _ = s.World.Services.Insert(key, &changed)
+			s.World.Selecting = put(s.World.Selecting, world.Key(at.namespace, at.name), &changed, len(changed.Selector) > 0)
+			s.dirty.Host(host)
+		}
+	}
+}
+
+func (s *step) endpointsOf(service *mesh.Service) *mesh.Endpoints {
+	out := &mesh.Endpoints{Host: service.Host, ByPort: map[uint32][]mesh.Endpoint{}}
+	object, _ := s.services.Get(world.Key(service.Namespace, service.Name))
+	numbers := map[string]uint32{}
+	for _, port := range object.Spec.Ports {
+		numbers[port.Name] = uint32(port.Port)
+	}
+	for _, slice := range world.Below(s.slices, service.Namespace, service.Name) {
+		for _, port := range slice.Ports {
+			if port.Port == nil {
+				continue
+			}
+			name := ""
+			if port.Name != nil {
+				name = *port.Name
+			}
+			number, ok := numbers[name]
+			if !ok {
+				continue
+			}
+			for i := range slice.Endpoints {
+				out.ByPort[number] = append(out.ByPort[number], s.convertEndpoint(slice, &slice.Endpoints[i], uint32(*port.Port))...)
+			}
+		}
+	}
+	for _, list := range out.ByPort {
+		sort.Slice(list, func(i, j int) bool {
+			if list[i].Address != list[j].Address {
+				return list[i].Address < list[j].Address
+			}
+			return list[i].Port < list[j].Port
+		})
+	}
+	return out
+}
+
+// convertEndpoint gives one endpoint an address; one that is not ready is left out, as kube-proxy leaves it.
+func (s *step) convertEndpoint(slice *discoveryv1.EndpointSlice, from *discoveryv1.Endpoint, port uint32) []mesh.Endpoint {
+	if from.Conditions.Ready != nil && !*from.Conditions.Ready {
+		return nil
+	}
+	out := mesh.Endpoint{Port: port, Healthy: true, Weight: 1, Cluster: s.options.ClusterID}
+	if from.NodeName != nil {
+		out.Node = *from.NodeName
+		out.Locality, _ = s.nodes.Get([]byte(out.Node))
+	}
+	if from.TargetRef != nil && from.TargetRef.Kind == "Pod" {
+		if pod, ok := s.pods.Get(world.Key(slice.Namespace, from.TargetRef.Name)); ok {
+			out.Workload = pod.Name
+			out.Labels = pod.Labels
+			out.Network = pod.Labels[labelNetwork]
+			out.Account = s.identity(pod.Namespace, pod.Spec.ServiceAccountName)
+			out.MTLS = pod.Labels[labelTLSMode] == "istio" && s.World.MTLSMode(pod.Namespace, pod.Labels, port) != mesh.Disable
+		}
+	}
+	list := make([]mesh.Endpoint, 0, len(from.Addresses))
+	for _, address := range from.Addresses {
+		out.Address = address
+		list = append(list, out)
+	}
+	return list
+}
+
+// identity is the SPIFFE identity of a service account.
+func (s *step) identity(namespace, account string) string {
+	if account == "" {
+		account = "default"
+	}
+	return "spiffe://" + s.World.Config.TrustDomain + "/ns/" + namespace + "/sa/" + account
+}
+
+func accountsOf(endpoints *mesh.Endpoints) []string {
+	set := map[string]bool{}
+	for _, list := range endpoints.ByPort {
+		for _, e := range list {
+			if e.Account != "" {
+				set[e.Account] = true
+			}
+		}
+	}
+	if len(set) == 0 {
+		return nil
+	}
+	return sortedKeys(set)
+}

@@ -1,0 +1,139 @@
+// Package resolve turns Kubernetes and Istio objects into a World. Kubernetes types end here. It is pure: the same
+// objects in whatever order make the same World, and it never fails: a user's mistake is a Problem, and stops only
+// what it makes impossible.
+package resolve
+
+import (
+	"sort"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	security "istio.io/client-go/pkg/apis/security/v1"
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
+	"github.com/slipway-mesh/slipway/internal/discovery/world"
+)
+
+// Options are what a control plane knows before it reads anything.
+type Options struct {
+	ClusterID     string
+	Domain        string // cluster.local
+	RootNamespace string
+	MeshConfigMap string // name of the ConfigMap with the mesh's configuration, in RootNamespace
+}
+
+// State is a World with the objects that it was made of. It is immutable.
+type State struct {
+	World *world.World
+
+	options   Options
+	slices    *iradix.Tree[*discoveryv1.EndpointSlice] // by namespace NUL service NUL name
+	pods      *iradix.Tree[*corev1.Pod]                // by namespace NUL name
+	nodes     *iradix.Tree[mesh.Locality]              // by name
+	services  *iradix.Tree[*corev1.Service]            // by namespace NUL name
+	entries   *iradix.Tree[*networking.ServiceEntry]   // by namespace NUL name
+	virtual   *iradix.Tree[*mesh.VirtualService]       // by namespace NUL name
+	ruleHosts *iradix.Tree[string]                     // host of each DestinationRule, by namespace NUL name
+	problems  *iradix.Tree[[]Problem]                  // by kind NUL namespace NUL name
+}
+
+// Start is a State without objects.
+func Start(options Options) *State {
+	return &State{
+		World: world.New(defaultConfig(options)), options: options,
+		slices: iradix.New[*discoveryv1.EndpointSlice](), pods: iradix.New[*corev1.Pod](), nodes: iradix.New[mesh.Locality](),
+		services: iradix.New[*corev1.Service](), entries: iradix.New[*networking.ServiceEntry](),
+		virtual: iradix.New[*mesh.VirtualService](), ruleHosts: iradix.New[string](), problems: iradix.New[[]Problem](),
+	}
+}
+
+// Problems returns what is wrong with users' objects, in the order of kind, namespace and name.
+func (s *State) Problems() []Problem {
+	var all []Problem
+	s.problems.Root().Walk(func(_ []byte, list []Problem) bool {
+		all = append(all, list...)
+		return false
+	})
+	return all
+}
+
+// Next applies changes and says what they made dirty. The State before is not touched.
+func Next(previous *State, changes []source.Change) (*State, world.Dirty) {
+	s := *previous
+	w := *previous.World
+	s.World = &w
+	step := &step{State: &s, dirty: world.NewDirty(), stale: map[string]staleService{}}
+	for _, change := range changes {
+		step.apply(change)
+	}
+	step.refreshEndpoints()
+	return step.State, step.dirty
+}
+
+// step is one Next on its way.
+type step struct {
+	*State
+	dirty world.Dirty
+	// stale are the hosts whose endpoints must be computed anew, once for all changes.
+	stale map[string]staleService
+}
+
+type staleService struct{ namespace, name string }
+
+// apply hands a change to its kind. The cast of a missing object gives nil, which means gone.
+func (s *step) apply(change source.Change) {
+	switch change.Kind {
+	case "ConfigMap":
+		object, _ := change.Object.(*corev1.ConfigMap)
+		s.meshConfig(change.Name, object)
+	case "Node":
+		object, _ := change.Object.(*corev1.Node)
+		s.node(change.Name, object)
+	case "Service":
+		object, _ := change.Object.(*corev1.Service)
+		s.service(change.Namespace, change.Name, object)
+	case "EndpointSlice":
+		object, _ := change.Object.(*discoveryv1.EndpointSlice)
+		s.endpointSlice(change.Namespace, change.Name, object)
+	case "Pod":
+		object, _ := change.Object.(*corev1.Pod)
+		s.pod(change.Namespace, change.Name, object)
+	case "VirtualService":
+		object, _ := change.Object.(*networking.VirtualService)
+		s.virtualService(change.Namespace, change.Name, object)
+	case "DestinationRule":
+		object, _ := change.Object.(*networking.DestinationRule)
+		s.destinationRule(change.Namespace, change.Name, object)
+	case "ServiceEntry":
+		object, _ := change.Object.(*networking.ServiceEntry)
+		s.serviceEntry(change.Namespace, change.Name, object)
+	case "Gateway":
+		object, _ := change.Object.(*networking.Gateway)
+		s.gateway(change.Namespace, change.Name, object)
+	case "PeerAuthentication":
+		object, _ := change.Object.(*security.PeerAuthentication)
+		s.peerAuthentication(change.Namespace, change.Name, object)
+	}
+}
+
+// put returns the tree with the value at the key, or without the key.
+func put[T any](tree *iradix.Tree[T], key []byte, value T, there bool) *iradix.Tree[T] {
+	if there {
+		tree, _, _ = tree.Insert(key, value)
+	} else {
+		tree, _, _ = tree.Delete(key)
+	}
+	return tree
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	return keys
+}

@@ -1,0 +1,57 @@
+package resolve
+
+import (
+	"fmt"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/world"
+)
+
+// Problem is a mistake in a user's object: which object, where in it, and what to do.
+type Problem struct {
+	Kind, Namespace, Name string
+	// Field is a path such as spec.http[1].route.
+	Field string
+	// Reason is one word for programs.
+	Reason  string
+	Message string
+	// Refuse says that the object can never work as written, so that admission refuses it.
+	Refuse bool
+}
+
+// String is a line for people.
+func (p Problem) String() string {
+	return fmt.Sprintf("%s %s/%s: %s: %s", p.Kind, p.Namespace, p.Name, p.Field, p.Message)
+}
+
+// The reasons.
+const (
+	ReasonInvalid     = "Invalid"
+	ReasonMissing     = "Missing"
+	ReasonUnsupported = "Unsupported"
+	ReasonDeprecated  = "Deprecated"
+)
+
+// report collects the problems of one object.
+type report struct {
+	kind, namespace, name string
+	list                  []Problem
+}
+
+// refuse notes what can never work.
+func (r *report) refuse(field, format string, args ...any) {
+	r.add(field, ReasonInvalid, true, fmt.Sprintf(format, args...))
+}
+
+// warn notes what may not work as meant.
+func (r *report) warn(field, reason, format string, args ...any) {
+	r.add(field, reason, false, fmt.Sprintf(format, args...))
+}
+
+func (r *report) add(field, reason string, refuse bool, message string) {
+	r.list = append(r.list, Problem{Kind: r.kind, Namespace: r.namespace, Name: r.name, Field: field, Reason: reason, Message: message, Refuse: refuse})
+}
+
+// keepProblems replaces what is known to be wrong with one object.
+func (s *step) keepProblems(r *report) {
+	s.problems = put(s.problems, world.Key(r.kind, r.namespace, r.name), r.list, len(r.list) > 0)
+}

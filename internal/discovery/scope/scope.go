@@ -1,0 +1,267 @@
+// Package scope says what of the World a proxy can use. A World and a proxy enter, the mesh's sections of a View leave.
+// Proxies that can use the same share one Scope. It must not know Kubernetes or Envoy.
+package scope
+
+import (
+	"strings"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/world"
+)
+
+// Key is what a proxy's outbound view depends on beside the World.
+type Key struct {
+	Namespace string
+	// Tests are the source conditions that the proxy meets, by their texts.
+	Tests string
+}
+
+// KeyOf computes a proxy's key.
+func KeyOf(w *world.World, proxy *mesh.Proxy) Key {
+	var met []string
+	w.SourceTests.Root().Walk(func(key []byte, test world.SourceTest) bool {
+		if test.Holds(proxy.Namespace, proxy.Labels) {
+			met = append(met, string(key))
+		}
+		return false
+	})
+	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01")}
+}
+
+// Scope is the hosts that the proxies of a key can call. It is immutable.
+type Scope struct {
+	Key
+	Hosts *iradix.Tree[*mesh.Outbound]
+}
+
+// New computes a scope from scratch.
+func New(w *world.World, key Key) *Scope {
+	s := &Scope{Key: key, Hosts: iradix.New[*mesh.Outbound]()}
+	txn := s.Hosts.Txn()
+	for _, host := range allHosts(w) {
+		if outbound := s.outbound(w, host); outbound != nil {
+			txn.Insert([]byte(host), outbound)
+		}
+	}
+	s.Hosts = txn.Commit()
+	return s
+}
+
+// allHosts lists every host that a service or a VirtualService names.
+func allHosts(w *world.World) []string {
+	var hosts []string
+	collect := func(key []byte) {
+		host, _, _ := strings.Cut(string(key), "\x00")
+		if len(hosts) == 0 || hosts[len(hosts)-1] != host {
+			hosts = append(hosts, host)
+		}
+	}
+	w.Services.Root().Walk(func(key []byte, _ *mesh.Service) bool { collect(key); return false })
+	w.VirtualServices.Root().Walk(func(key []byte, _ *mesh.VirtualService) bool { collect(key); return false })
+	return hosts
+}
+
+// Next brings the scope to a newer World and returns the hosts whose Outbound is another one now, sorted by tree order.
+func (s *Scope) Next(w *world.World, dirty world.Dirty) (*Scope, []string) {
+	if dirty.All {
+		return s.rebuild(w)
+	}
+	next := &Scope{Key: s.Key, Hosts: s.Hosts}
+	txn := s.Hosts.Txn()
+	var changed []string
+	for host := range s.affected(w, dirty) {
+		before, _ := s.Hosts.Get([]byte(host))
+		after := next.outbound(w, host)
+		if same(before, after) {
+			continue
+		}
+		changed = append(changed, host)
+		if after == nil {
+			txn.Delete([]byte(host))
+		} else {
+			txn.Insert([]byte(host), after)
+		}
+	}
+	next.Hosts = txn.Commit()
+	return next, changed
+}
+
+func (s *Scope) rebuild(w *world.World) (*Scope, []string) {
+	next := New(w, s.Key)
+	seen := map[string]bool{}
+	var changed []string
+	for _, tree := range []*iradix.Tree[*mesh.Outbound]{s.Hosts, next.Hosts} {
+		tree.Root().Walk(func(key []byte, _ *mesh.Outbound) bool {
+			if !seen[string(key)] {
+				seen[string(key)] = true
+				changed = append(changed, string(key))
+			}
+			return false
+		})
+	}
+	return next, changed
+}
+
+// affected lists the hosts that dirty hosts bear upon: themselves, those that a pattern covers, and those that have one
+// as a short name.
+func (s *Scope) affected(w *world.World, dirty world.Dirty) map[string]struct{} {
+	hosts := map[string]struct{}{}
+	for host := range dirty.Hosts {
+		hosts[host] = struct{}{}
+		if full, ok := expand(host, s.Namespace, w.Config.Domain); ok {
+			hosts[full] = struct{}{}
+		}
+		if strings.HasPrefix(host, "*") {
+			s.Hosts.Root().Walk(func(key []byte, _ *mesh.Outbound) bool {
+				if mesh.HostCovers(host, string(key)) {
+					hosts[string(key)] = struct{}{}
+				}
+				return false
+			})
+		}
+	}
+	return hosts
+}
+
+// expand completes what could be a short name of a Kubernetes Service.
+func expand(host, namespace, domain string) (string, bool) {
+	switch parts := strings.Split(host, "."); {
+	case len(parts) == 1:
+		return host + "." + namespace + ".svc." + domain, true
+	case len(parts) == 2:
+		return host + ".svc." + domain, true
+	case len(parts) == 3 && parts[2] == "svc":
+		return host + "." + domain, true
+	}
+	return "", false
+}
+
+func same(a, b *mesh.Outbound) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Service == b.Service && a.Routes == b.Routes && a.Rule == b.Rule && a.MTLS == b.MTLS &&
+		strings.Join(a.Domains, ",") == strings.Join(b.Domains, ",")
+}
+
+// outbound computes what the scope does with a host; nil if the host means nothing here.
+func (s *Scope) outbound(w *world.World, host string) *mesh.Outbound {
+	service := w.Service(host, s.Namespace)
+	routes := s.routes(w, host, service != nil)
+	if service == nil && routes == nil {
+		return nil
+	}
+	out := &mesh.Outbound{Host: host, Service: service, Domains: []string{host}}
+	if routes != nil {
+		out.Routes = s.forCaller(routes)
+	}
+	if service != nil {
+		out.Domains = s.domains(w, service)
+		out.Rule = w.Rule(host, s.Namespace, service.Namespace)
+		out.MTLS = w.Config.AutoMTLS && !service.External && service.Resolution != mesh.Passthrough &&
+			w.MTLSMode(service.Namespace, nil, 0) != mesh.Disable
+	} else {
+		out.Rule = w.Rule(host, s.Namespace, s.Namespace)
+	}
+	return out
+}
+
+// routes returns the VirtualService that binds to the host. A host that is in no registry needs one that names it.
+func (s *Scope) routes(w *world.World, host string, registered bool) *mesh.VirtualService {
+	routes := w.MeshRoutes(host, s.Namespace)
+	if routes == nil || registered {
+		return routes
+	}
+	for _, own := range routes.Hosts {
+		if own == host {
+			return routes
+		}
+	}
+	return nil
+}
+
+// domains lists the names of a service in this scope. A short name that is another service's full name is not ours.
+func (s *Scope) domains(w *world.World, service *mesh.Service) []string {
+	domains := []string{service.Host}
+	add := func(name string) {
+		if w.Service(name, s.Namespace) == nil {
+			domains = append(domains, name)
+		}
+	}
+	if service.Kubernetes {
+		if service.Namespace == s.Namespace {
+			add(service.Name)
+		}
+		add(service.Name + "." + service.Namespace)
+		add(service.Name + "." + service.Namespace + ".svc")
+		if service.Headless {
+			domains = append(domains, "*."+service.Host)
+		}
+	}
+	for _, address := range service.Addresses {
+		if !strings.Contains(address, "/") {
+			domains = append(domains, address)
+		}
+	}
+	return domains
+}
+
+// forCaller keeps the matches that can hold for this scope's callers. A VirtualService without conditions on callers
+// or gateways is returned as it is.
+func (s *Scope) forCaller(v *mesh.VirtualService) *mesh.VirtualService {
+	met := map[string]bool{}
+	for _, test := range strings.Split(s.Tests, "\x01") {
+		met[test] = true
+	}
+	return filterMatches(v, func(m *networking.HTTPMatchRequest) bool {
+		if len(m.Gateways) > 0 {
+			return contains(m.Gateways, "mesh") // conditions on the caller do not count then
+		}
+		if len(m.SourceLabels) == 0 && m.SourceNamespace == "" {
+			return true
+		}
+		return met[string(world.TestKey(m.SourceNamespace, m.SourceLabels))]
+	})
+}
+
+// filterMatches drops the matches that keep refuses, and the routes that had matches and have none left.
+func filterMatches(v *mesh.VirtualService, keep func(*networking.HTTPMatchRequest) bool) *mesh.VirtualService {
+	out := *v
+	out.HTTP = nil
+	changed := false
+	for _, route := range v.HTTP {
+		var matches []*networking.HTTPMatchRequest
+		for _, m := range route.Match {
+			if keep(m) {
+				matches = append(matches, m)
+			}
+		}
+		switch {
+		case len(matches) == len(route.Match):
+			out.HTTP = append(out.HTTP, route)
+		case len(matches) == 0:
+			changed = true
+		default:
+			changed = true
+			narrowed := *route
+			narrowed.Match = matches
+			out.HTTP = append(out.HTTP, &narrowed)
+		}
+	}
+	if !changed {
+		return v
+	}
+	return &out
+}
+
+func contains(list []string, item string) bool {
+	for _, one := range list {
+		if one == item {
+			return true
+		}
+	}
+	return false
+}

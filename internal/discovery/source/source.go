@@ -1,0 +1,135 @@
+// Package source watches a cluster's objects, and hands on what changed in batches. Objects enter by informers, Changes
+// leave. It must not know what an object means.
+package source
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/tools/cache"
+)
+
+// Change is one object that is new, changed or gone.
+type Change struct {
+	Kind            string // such as Service
+	Namespace, Name string
+	Object          any // nil when it is gone
+}
+
+// Source watches one cluster.
+type Source struct {
+	informers []kindInformer
+	queue     *Queue
+}
+
+type kindInformer struct {
+	kind     string
+	informer cache.SharedIndexInformer
+}
+
+// Run watches until the context ends. Changes go to the queue, which never blocks.
+func (s *Source) Run(ctx context.Context) {
+	var group sync.WaitGroup
+	for _, k := range s.informers {
+		group.Go(func() { k.informer.RunWithContext(ctx) })
+	}
+	group.Wait()
+}
+
+// Synced waits until everything that is in the cluster has been queued.
+func (s *Source) Synced(ctx context.Context) error {
+	for _, k := range s.informers {
+		if !cache.WaitForCacheSync(ctx.Done(), k.informer.HasSynced) {
+			return fmt.Errorf("read all objects of kind %s: %w", k.kind, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// add registers an informer. keep says which objects are taken; slim drops what nobody reads.
+func (s *Source) add(kind string, informer cache.SharedIndexInformer, keep func(labels.Labels) bool, slim func(any)) error {
+	if err := informer.SetTransform(func(object any) (any, error) {
+		if accessor, err := meta.Accessor(object); err == nil {
+			accessor.SetManagedFields(nil)
+		}
+		if slim != nil {
+			slim(object)
+		}
+		return object, nil
+	}); err != nil {
+		return err
+	}
+	tell := func(object any, gone bool) {
+		if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
+			object = unknown.Obj
+		}
+		accessor, err := meta.Accessor(object)
+		if err != nil {
+			return // no object has ever come here that is none
+		}
+		change := Change{Kind: kind, Namespace: accessor.GetNamespace(), Name: accessor.GetName()}
+		if !gone && keep(labels.Set(accessor.GetLabels())) {
+			change.Object = object
+		}
+		s.queue.Add(change)
+	}
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(object any) { tell(object, false) },
+		UpdateFunc: func(_, object any) { tell(object, false) },
+		DeleteFunc: func(object any) { tell(object, true) },
+	})
+	s.informers = append(s.informers, kindInformer{kind, informer})
+	return err
+}
+
+// Queue holds what changed until it is taken. A later change of an object replaces an earlier one.
+type Queue struct {
+	mu      sync.Mutex
+	pending map[changeKey]Change
+	order   []changeKey
+	ready   chan struct{}
+}
+
+type changeKey struct{ kind, namespace, name string }
+
+// NewQueue is an empty queue.
+func NewQueue() *Queue {
+	return &Queue{pending: map[changeKey]Change{}, ready: make(chan struct{}, 1)}
+}
+
+// Add puts a change in and returns at once.
+func (q *Queue) Add(change Change) {
+	key := changeKey{change.Kind, change.Namespace, change.Name}
+	q.mu.Lock()
+	if _, there := q.pending[key]; !there {
+		q.order = append(q.order, key)
+	}
+	q.pending[key] = change
+	q.mu.Unlock()
+	select {
+	case q.ready <- struct{}{}:
+	default:
+	}
+}
+
+// Ready tells when there may be something to take.
+func (q *Queue) Ready() <-chan struct{} { return q.ready }
+
+// Take returns all that is pending, in the order in which each object first changed.
+func (q *Queue) Take() []Change {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	changes := make([]Change, 0, len(q.order))
+	for _, key := range q.order {
+		changes = append(changes, q.pending[key])
+	}
+	q.pending, q.order = map[changeKey]Change{}, nil
+	return changes
+}
+
+// resync is off: an informer's relisting tells what was missed.
+const resync = time.Duration(0)

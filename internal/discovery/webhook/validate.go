@@ -1,0 +1,86 @@
+// Package webhook answers admission reviews of mesh objects with what resolve says is wrong with them. What can never work
+// is refused; the rest is warned of.
+package webhook
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	security "istio.io/client-go/pkg/apis/security/v1"
+	admission "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
+)
+
+// maxReview is the largest review that is read, in bytes.
+const maxReview = 10 << 20
+
+// Validator answers reviews.
+type Validator struct{ Options resolve.Options }
+
+// ServeHTTP answers one review.
+func (v *Validator) ServeHTTP(out http.ResponseWriter, request *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(out, request.Body, maxReview))
+	review := admission.AdmissionReview{}
+	if err != nil || json.Unmarshal(body, &review) != nil || review.Request == nil {
+		http.Error(out, "the body is not an AdmissionReview", http.StatusBadRequest)
+		return
+	}
+	answer := admission.AdmissionReview{TypeMeta: review.TypeMeta, Response: v.review(review.Request)}
+	answer.Response.UID = review.Request.UID
+	out.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(out).Encode(answer); err != nil {
+		slog.Warn("validate: cannot answer", "error", err)
+	}
+}
+
+func (v *Validator) review(request *admission.AdmissionRequest) *admission.AdmissionResponse {
+	object := newObject(request.Kind.Kind)
+	if object == nil {
+		return &admission.AdmissionResponse{Allowed: true}
+	}
+	if err := json.Unmarshal(request.Object.Raw, object); err != nil {
+		return refused(fmt.Sprintf("cannot be read: %v", err))
+	}
+	response := &admission.AdmissionResponse{Allowed: true}
+	var refusals []string
+	for _, problem := range resolve.Check(v.Options, request.Kind.Kind, request.Namespace, request.Name, object) {
+		line := problem.Field + ": " + problem.Message
+		if problem.Refuse {
+			refusals = append(refusals, line)
+		} else {
+			response.Warnings = append(response.Warnings, line)
+		}
+	}
+	if len(refusals) > 0 {
+		return refused(strings.Join(refusals, "; "))
+	}
+	return response
+}
+
+func refused(message string) *admission.AdmissionResponse {
+	return &admission.AdmissionResponse{Result: &metav1.Status{Message: "configuration is invalid: " + message, Reason: metav1.StatusReasonInvalid, Code: http.StatusUnprocessableEntity}}
+}
+
+// newObject is an empty object of a kind that is checked; other kinds are the schema's business alone.
+func newObject(kind string) any {
+	switch kind {
+	case "VirtualService":
+		return &networking.VirtualService{}
+	case "DestinationRule":
+		return &networking.DestinationRule{}
+	case "ServiceEntry":
+		return &networking.ServiceEntry{}
+	case "Gateway":
+		return &networking.Gateway{}
+	case "PeerAuthentication":
+		return &security.PeerAuthentication{}
+	}
+	return nil
+}

@@ -1,0 +1,237 @@
+// Package world is all that is known of a mesh at one moment. Resolve makes a World from the one before; scope reads
+// it. A World is immutable and shares what did not change with its predecessor. It must not know Kubernetes or Envoy.
+package world
+
+import (
+	"sort"
+
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+// World holds the mesh. Trees are keyed as the field says.
+type World struct {
+	Config *mesh.Config
+	// Services by host, then namespace: host NUL namespace.
+	Services *iradix.Tree[*mesh.Service]
+	// Endpoints by host.
+	Endpoints *iradix.Tree[*mesh.Endpoints]
+	// VirtualServices by host NUL namespace NUL name, once a host.
+	VirtualServices *iradix.Tree[*mesh.VirtualService]
+	// Rules by host NUL namespace NUL name.
+	Rules *iradix.Tree[*mesh.DestinationRule]
+	// Gateways by namespace/name.
+	Gateways *iradix.Tree[*mesh.Gateway]
+	// PeerAuthentications by namespace NUL name.
+	PeerAuthentications *iradix.Tree[*mesh.PeerAuthentication]
+	// Selecting has the Services with a selector, by namespace NUL name.
+	Selecting *iradix.Tree[*mesh.Service]
+	// SourceTests are the distinct sourceLabels and sourceNamespace conditions in VirtualServices, by their text.
+	SourceTests *iradix.Tree[SourceTest]
+}
+
+// SourceTest is a condition on the calling workload.
+type SourceTest struct {
+	Labels    map[string]string
+	Namespace string
+	// Uses counts the rules that have it.
+	Uses int
+}
+
+// Holds says whether the proxy meets the condition.
+func (t SourceTest) Holds(namespace string, labels map[string]string) bool {
+	return (t.Namespace == "" || t.Namespace == namespace) && mesh.MatchesLabels(t.Labels, labels)
+}
+
+// TestKey is the text of a condition on callers, by which SourceTests is keyed.
+func TestKey(namespace string, labels map[string]string) []byte {
+	names := make([]string, 0, len(labels))
+	for name := range labels {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	parts := []string{namespace}
+	for _, name := range names {
+		parts = append(parts, name+"="+labels[name])
+	}
+	return Key(parts...)
+}
+
+// New is an empty world.
+func New(config *mesh.Config) *World {
+	return &World{
+		Config: config, Services: iradix.New[*mesh.Service](), Endpoints: iradix.New[*mesh.Endpoints](),
+		VirtualServices: iradix.New[*mesh.VirtualService](), Rules: iradix.New[*mesh.DestinationRule](),
+		Gateways: iradix.New[*mesh.Gateway](), PeerAuthentications: iradix.New[*mesh.PeerAuthentication](),
+		Selecting: iradix.New[*mesh.Service](), SourceTests: iradix.New[SourceTest](),
+	}
+}
+
+// Key joins the parts of a tree's key.
+func Key(parts ...string) []byte {
+	var key []byte
+	for i, part := range parts {
+		if i > 0 {
+			key = append(key, 0)
+		}
+		key = append(key, part...)
+	}
+	return key
+}
+
+// prefix is the part of keys that begin with these parts and have more.
+func prefix(parts ...string) []byte { return append(Key(parts...), 0) }
+
+// Below returns the values whose keys begin with these parts and have more, in the order of keys.
+func Below[T any](tree *iradix.Tree[T], parts ...string) []T {
+	var values []T
+	tree.Root().WalkPrefix(prefix(parts...), func(_ []byte, value T) bool {
+		values = append(values, value)
+		return false
+	})
+	return values
+}
+
+// Service returns the service that a namespace's callers mean by a host: a Kubernetes Service before a ServiceEntry, the
+// caller's own namespace before others, older before younger.
+func (w *World) Service(host, namespace string) *mesh.Service {
+	var best *mesh.Service
+	for _, s := range Below(w.Services, host) {
+		if s.VisibleFrom(namespace) && (best == nil || before(s, best, namespace)) {
+			best = s
+		}
+	}
+	return best
+}
+
+func before(a, b *mesh.Service, namespace string) bool {
+	if a.Kubernetes != b.Kubernetes {
+		return a.Kubernetes
+	}
+	if (a.Namespace == namespace) != (b.Namespace == namespace) {
+		return a.Namespace == namespace
+	}
+	if a.Created != b.Created {
+		return a.Created < b.Created
+	}
+	return a.Namespace+"/"+a.Name < b.Namespace+"/"+b.Name
+}
+
+// MeshRoutes returns the VirtualService that sidecars of a namespace follow for a host: that of the most specific
+// host, and among equals the oldest.
+func (w *World) MeshRoutes(host, namespace string) *mesh.VirtualService {
+	for _, pattern := range mesh.Wildcards(host) {
+		var best *mesh.VirtualService
+		for _, v := range Below(w.VirtualServices, pattern) {
+			if v.OnMesh() && v.VisibleFrom(namespace) && (best == nil || older(v.Created, v.Owner, best.Created, best.Owner)) {
+				best = v
+			}
+		}
+		if best != nil {
+			return best
+		}
+	}
+	return nil
+}
+
+func older(createdA int64, a mesh.Owner, createdB int64, b mesh.Owner) bool {
+	if createdA != createdB {
+		return createdA < createdB
+	}
+	return a.Namespace+"/"+a.Name < b.Namespace+"/"+b.Name
+}
+
+// SortByAge puts older VirtualServices first.
+func SortByAge(list []*mesh.VirtualService) {
+	sort.Slice(list, func(i, j int) bool {
+		return older(list[i].Created, list[i].Owner, list[j].Created, list[j].Owner)
+	})
+}
+
+// Rule returns the DestinationRule for a service's host as a client namespace sees it: the client's own namespace, then
+// the service's, then the root namespace; in each the most specific host. Rules of one host in one namespace are
+// merged: subsets are added up, and the oldest's top-level policy stands.
+func (w *World) Rule(host, client, service string) *mesh.DestinationRule {
+	namespaces := []string{client, service, w.Config.RootNamespace}
+	if client == w.Config.RootNamespace {
+		namespaces = namespaces[1:]
+	}
+	for i, namespace := range namespaces {
+		own := i == 0 && namespace == client
+		for _, pattern := range mesh.Wildcards(host) {
+			var found []*mesh.DestinationRule
+			for _, r := range Below(w.Rules, pattern, namespace) {
+				if len(r.Selector) == 0 && (own || r.VisibleFrom(client)) {
+					found = append(found, r)
+				}
+			}
+			if len(found) > 0 {
+				return mergeRules(found)
+			}
+		}
+	}
+	return nil
+}
+
+func mergeRules(rules []*mesh.DestinationRule) *mesh.DestinationRule {
+	if len(rules) == 1 {
+		return rules[0]
+	}
+	sort.Slice(rules, func(i, j int) bool {
+		return older(rules[i].Created, rules[i].Owner, rules[j].Created, rules[j].Owner)
+	})
+	merged := *rules[0]
+	merged.Subsets = append([]mesh.Subset(nil), merged.Subsets...)
+	seen := map[string]bool{}
+	for _, s := range merged.Subsets {
+		seen[s.Name] = true
+	}
+	for _, r := range rules[1:] {
+		if merged.Policy == nil {
+			merged.Policy = r.Policy
+		}
+		for _, s := range r.Subsets {
+			if !seen[s.Name] {
+				seen[s.Name] = true
+				merged.Subsets = append(merged.Subsets, s)
+			}
+		}
+	}
+	return &merged
+}
+
+// MTLSMode returns what a workload's port accepts: its own PeerAuthentication's port, then its own, the namespace's, the
+// root namespace's; PERMISSIVE if none says. Among several of one level the oldest counts.
+func (w *World) MTLSMode(namespace string, labels map[string]string, port uint32) mesh.MTLSMode {
+	var workload, whole, root *mesh.PeerAuthentication
+	keep := func(best **mesh.PeerAuthentication, p *mesh.PeerAuthentication) {
+		if *best == nil || older(p.Created, p.Owner, (*best).Created, (*best).Owner) {
+			*best = p
+		}
+	}
+	for _, p := range Below(w.PeerAuthentications, namespace) {
+		switch {
+		case len(p.Selector) == 0:
+			keep(&whole, p)
+		case labels != nil && mesh.MatchesLabels(p.Selector, labels):
+			keep(&workload, p)
+		}
+	}
+	for _, p := range Below(w.PeerAuthentications, w.Config.RootNamespace) {
+		if len(p.Selector) == 0 {
+			keep(&root, p)
+		}
+	}
+	if workload != nil {
+		if mode := workload.Ports[port]; mode != mesh.Unset {
+			return mode
+		}
+	}
+	for _, p := range []*mesh.PeerAuthentication{workload, whole, root} {
+		if p != nil && p.Mode != mesh.Unset {
+			return p.Mode
+		}
+	}
+	return mesh.Permissive
+}

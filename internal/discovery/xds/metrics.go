@@ -1,0 +1,27 @@
+package xds
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Metrics have istiod's names where dashboards read them.
+type Metrics struct {
+	Streams prometheus.Gauge
+	Pushes  *prometheus.CounterVec
+	Rejects *prometheus.CounterVec
+	Refused prometheus.Counter
+	Bytes   *prometheus.CounterVec
+}
+
+// NewMetrics registers the metrics.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		Streams: prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilot_xds", Help: "Proxies connected by xDS."}),
+		Pushes:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pilot_xds_pushes", Help: "Responses sent, by type."}, []string{"type"}),
+		Rejects: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pilot_total_xds_rejects", Help: "Responses that proxies rejected, by type."}, []string{"type"}),
+		Refused: prometheus.NewCounter(prometheus.CounterOpts{Name: "pilot_xds_connections_refused", Help: "Streams whose caller was not who it said."}),
+		Bytes:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pilot_xds_sent_bytes", Help: "Resource bytes sent, by type."}, []string{"type"}),
+	}
+	registry.MustRegister(m.Streams, m.Pushes, m.Rejects, m.Refused, m.Bytes)
+	return m
+}
+
+var shortNames = [typeCount]string{"cds", "eds", "lds", "rds", "vhds"}

@@ -1,0 +1,228 @@
+package xds
+
+import (
+	"log/slog"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+// barrier is how long a push waits for an acknowledgement before it goes on without.
+const barrier = 5 * time.Second
+
+// stream is one connected proxy. Its loop is the only one that touches typeStates; the server sets target.
+type stream struct {
+	id     uint64
+	proxy  *mesh.Proxy
+	class  *class // guarded by the server
+	since  time.Time
+	target atomic.Pointer[target]
+	awake  chan struct{}
+
+	types    [typeCount]*typeState
+	warming  map[string]bool // clusters sent whose endpoints are not acknowledged yet
+	opened   map[string]bool // tables whose virtual hosts are sent
+	deadline time.Time       // when the running barrier ends; zero when there is none
+	send     func(*discovery.DeltaDiscoveryResponse) error
+	metrics  *Metrics
+	nonce    uint64
+
+	reportMu sync.Mutex
+	reports  [typeCount]TypeReport
+}
+
+// typeState is what a stream holds of one type.
+type typeState struct {
+	wildcard   bool
+	subscribed map[string]bool
+	base       []*envoy.Section // what it has been sent
+	hostBase   []*envoy.Section // for whole tables: the virtual hosts that they were made of
+	fresh      map[string]bool  // subscribed and not sent yet, whatever base says
+	doomed     map[string]bool  // to be removed when nothing uses it any more
+	held       map[string]string
+	nonce      string // of the response that is not acknowledged yet
+	sent       []string
+	answered   bool
+}
+
+func (s *stream) wake() {
+	select {
+	case s.awake <- struct{}{}:
+	default:
+	}
+}
+
+// DeltaAggregatedResources serves one proxy until it goes.
+func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
+	first, err := rpc.Recv()
+	if err != nil {
+		return err
+	}
+	proxy, err := parseNode(first.Node, true)
+	if err != nil {
+		return status.Error(codes.InvalidArgument, err.Error())
+	}
+	st := &stream{id: e.nextID.Add(1), proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: rpc.Send, metrics: e.metrics}
+	if err := e.admit(rpc.Context(), st); err != nil {
+		return err
+	}
+	defer e.leave(st)
+	requests := make(chan *discovery.DeltaDiscoveryRequest)
+	failed := make(chan error, 1)
+	go func() { // ends with the stream: Recv fails then, and done frees a waiting send
+		for {
+			request, err := rpc.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case requests <- request:
+			case <-rpc.Context().Done():
+				return
+			}
+		}
+	}()
+	if err := st.handle(first); err != nil {
+		return err
+	}
+	return st.loop(requests, failed)
+}
+
+// loop prefers requests to pushes, so that acknowledgements never starve.
+func (s *stream) loop(requests <-chan *discovery.DeltaDiscoveryRequest, failed <-chan error) error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		if !s.deadline.IsZero() {
+			timer.Reset(time.Until(s.deadline))
+		}
+		var err error
+		select {
+		case request := <-requests:
+			err = s.handle(request)
+		default:
+			select {
+			case request := <-requests:
+				err = s.handle(request)
+			case <-s.awake:
+				err = s.advance()
+			case <-timer.C:
+				err = s.advance()
+			case err := <-failed:
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// handle takes a request: a subscription, an acknowledgement, or both.
+func (s *stream) handle(request *discovery.DeltaDiscoveryRequest) error {
+	i, ok := indexOf(request.TypeUrl)
+	if !ok {
+		return s.refuseType(request)
+	}
+	t := s.types[i]
+	if t == nil {
+		t = &typeState{subscribed: map[string]bool{}, fresh: map[string]bool{}, doomed: map[string]bool{}, held: request.InitialResourceVersions}
+		t.wildcard = i == hostIndex || len(request.ResourceNamesSubscribe) == 0
+		s.types[i] = t
+		s.adopt(i, t)
+	}
+	for _, name := range request.ResourceNamesSubscribe {
+		if name == "*" {
+			t.wildcard = true
+			continue
+		}
+		t.subscribed[name] = true
+		if !s.holds(t, name) {
+			t.fresh[name] = true
+		}
+	}
+	for _, name := range request.ResourceNamesUnsubscribe {
+		delete(t.subscribed, name)
+		delete(t.fresh, name)
+		if i == endpointIndex {
+			delete(s.warming, name)
+		}
+	}
+	if request.ResponseNonce != "" && request.ResponseNonce == t.nonce {
+		s.acknowledge(i, t, request)
+	}
+	return s.advance()
+}
+
+// refuseType answers a type that is not served with nothing, once, so that the client does not wait.
+func (s *stream) refuseType(request *discovery.DeltaDiscoveryRequest) error {
+	if request.ResponseNonce != "" {
+		return nil
+	}
+	s.nonce++
+	return s.send(&discovery.DeltaDiscoveryResponse{TypeUrl: request.TypeUrl, Nonce: strconv.FormatUint(s.nonce, 10), RemovedResources: request.ResourceNamesSubscribe})
+}
+
+// adopt starts a type from what the proxy already holds, as it says at its first request after a reconnect: what it holds
+// in the current version is not sent again.
+func (s *stream) adopt(i int, t *typeState) {
+	if len(t.held) == 0 {
+		return
+	}
+	now := s.target.Load().parts[i]
+	t.base, t.hostBase = now, s.target.Load().parts[hostIndex]
+	t.answered = true
+	if i == hostIndex {
+		return // each table's virtual hosts are compared when the table is
+	}
+	for name, version := range t.held {
+		if r, there := get(now, name); !there {
+			t.doomed[name] = true
+		} else if r.Version != version {
+			t.fresh[name] = true
+		}
+	}
+	if t.wildcard {
+		each(now, func(r *envoy.Resource) {
+			if _, has := t.held[r.Name]; !has {
+				t.fresh[r.Name] = true
+			}
+		})
+	}
+}
+
+// holds says whether the proxy said at its first request that it has the version that it is taken to have.
+func (s *stream) holds(t *typeState, name string) bool {
+	version, ok := t.held[name]
+	if !ok {
+		return false
+	}
+	r, there := get(t.base, name)
+	return there && r.Version == version
+}
+
+func (s *stream) acknowledge(i int, t *typeState, request *discovery.DeltaDiscoveryRequest) {
+	t.nonce = ""
+	if request.ErrorDetail != nil {
+		s.metrics.Rejects.WithLabelValues(shortNames[i]).Inc()
+		slog.Error("xDS: a proxy rejected a response", "node", s.proxy.ID, "type", shortNames[i], "error", request.ErrorDetail.Message)
+		s.report(i, func(r *TypeReport) { r.Rejected++; r.Error = request.ErrorDetail.Message })
+	} else {
+		s.report(i, func(r *TypeReport) { r.Acknowledged = r.Sent; r.Error = "" })
+	}
+	if i == endpointIndex {
+		for _, name := range t.sent {
+			delete(s.warming, name)
+		}
+	}
+	t.sent = nil
+}

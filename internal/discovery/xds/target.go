@@ -1,0 +1,74 @@
+package xds
+
+import (
+	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
+)
+
+// The resource types, in the order in which they are pushed.
+const (
+	clusterIndex = iota
+	endpointIndex
+	listenerIndex
+	routeIndex
+	hostIndex
+	typeCount
+)
+
+var typeURLs = [typeCount]string{envoy.ClusterType, envoy.EndpointType, envoy.ListenerType, envoy.RouteType, envoy.VirtualHostType}
+
+func indexOf(typeURL string) (int, bool) {
+	for i, url := range typeURLs {
+		if url == typeURL {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// target is what a stream is to be sent: for each type the sections that together are its resources. It is immutable.
+type target struct {
+	parts   [typeCount][]*envoy.Section
+	hostsOf func(table string) []*envoy.Resource
+}
+
+func (t *target) equal(other *target) bool {
+	for i := range t.parts {
+		if len(t.parts[i]) != len(other.parts[i]) {
+			return false
+		}
+		for k := range t.parts[i] {
+			if t.parts[i][k] != other.parts[i][k] {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func get(parts []*envoy.Section, name string) (*envoy.Resource, bool) {
+	for _, part := range parts {
+		if r, ok := part.Get(name); ok {
+			return r, true
+		}
+	}
+	return nil, false
+}
+
+func each(parts []*envoy.Section, visit func(*envoy.Resource)) {
+	for _, part := range parts {
+		part.Each(visit)
+	}
+}
+
+// diff is the difference between two sets of sections; from may be nil.
+func diff(to, from []*envoy.Section) (changed []*envoy.Resource, removed []string) {
+	for i, part := range to {
+		var before *envoy.Section
+		if i < len(from) {
+			before = from[i]
+		}
+		c, r := part.Diff(before)
+		changed, removed = append(changed, c...), append(removed, r...)
+	}
+	return changed, removed
+}

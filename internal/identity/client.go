@@ -1,0 +1,70 @@
+package identity
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	security "istio.io/api/security/v1alpha1"
+)
+
+// Certificate is a workload's certificate with its key and the root that it is trusted by.
+type Certificate struct {
+	ChainPEM, KeyPEM, RootPEM []byte
+	NotBefore, NotAfter       time.Time
+}
+
+// RenewAt is half-way through its life.
+func (c *Certificate) RenewAt() time.Time {
+	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2)
+}
+
+// Request asks an authority for a certificate with a new key, which is made here and never stored.
+func Request(ctx context.Context, connection grpc.ClientConnInterface, id ID, lifetime time.Duration) (*Certificate, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	uri, err := id.uri()
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{uri}}, key)
+	if err != nil {
+		return nil, fmt.Errorf("make the request: %w", err)
+	}
+	response, err := security.NewIstioCertificateServiceClient(connection).CreateCertificate(ctx, &security.IstioCertificateRequest{
+		Csr: string(encode("CERTIFICATE REQUEST", der)), ValidityDuration: int64(lifetime / time.Second),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(response.CertChain) < 2 {
+		return nil, errors.New("the authority's answer has no root")
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	last := len(response.CertChain) - 1
+	out := &Certificate{ChainPEM: []byte(strings.Join(response.CertChain[:last], "")), KeyPEM: encode("PRIVATE KEY", keyDER), RootPEM: []byte(response.CertChain[last])}
+	block, _ := pem.Decode(out.ChainPEM)
+	if block == nil {
+		return nil, errors.New("the authority's answer is not PEM")
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate: %w", err)
+	}
+	out.NotBefore, out.NotAfter = leaf.NotBefore, leaf.NotAfter
+	return out, nil
+}

@@ -1,0 +1,28 @@
+// Package identity is who a workload is: SPIFFE names, the certificate authority, and the service and client by which a
+// workload gets its certificate. It must not know the mesh's configuration or Envoy.
+package identity
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// ID is the identity of a service account.
+type ID struct{ TrustDomain, Namespace, Account string }
+
+// String is the SPIFFE URI, spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT.
+func (id ID) String() string {
+	return "spiffe://" + strings.ReplaceAll(id.TrustDomain, "@", ".") + "/ns/" + id.Namespace + "/sa/" + id.Account
+}
+
+// Parse reads a SPIFFE URI of this form.
+func Parse(text string) (ID, error) {
+	parts := strings.Split(strings.TrimPrefix(text, "spiffe://"), "/")
+	if !strings.HasPrefix(text, "spiffe://") || len(parts) != 5 || parts[1] != "ns" || parts[3] != "sa" || parts[0] == "" || parts[2] == "" || parts[4] == "" {
+		return ID{}, fmt.Errorf("%q is not spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/ACCOUNT", text)
+	}
+	return ID{parts[0], parts[2], parts[4]}, nil
+}
+
+func (id ID) uri() (*url.URL, error) { return url.Parse(id.String()) }

@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// envoy is the Envoy process.
+type envoy struct {
+	options  Options
+	config   string
+	draining atomic.Bool
+}
+
+func newEnvoy(o Options, config string) *envoy { return &envoy{options: o, config: config} }
+
+func (e *envoy) args() []string {
+	args := []string{"-c", e.config, "--drain-time-s", "45", "--drain-strategy", "immediate", "--local-address-ip-version", "v4",
+		"--file-flush-interval-msec", "1000", "--disable-hot-restart", "--allow-unknown-static-fields", "-l", e.options.LogLevel,
+		"--component-log-level", e.options.ComponentLogLevel}
+	if e.options.Concurrency > 0 {
+		args = append(args, "--concurrency", strconv.Itoa(e.options.Concurrency))
+	}
+	return args
+}
+
+// run starts Envoy and waits for it. When ctx ends it drains Envoy, gives connections time, and ends it.
+func (e *envoy) run(ctx, serving context.Context) error {
+	cmd := exec.Command(e.options.Envoy, e.args()...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	// Envoy must not get the signals that are for us: we drain it first.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start %s: %w", e.options.Envoy, err)
+	}
+	slog.Info("Envoy started", "pid", cmd.Process.Pid)
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	select {
+	case err := <-exited:
+		return fmt.Errorf("ended by itself: %v", err)
+	case <-serving.Done():
+	case <-ctx.Done():
+		if !e.draining.Load() {
+			e.drain(context.WithoutCancel(ctx))
+			select {
+			case err := <-exited:
+				return err
+			case <-time.After(e.options.TerminationDrain):
+			}
+		}
+	}
+	return e.end(cmd, exited)
+}
+
+func (e *envoy) end(cmd *exec.Cmd, exited <-chan error) error {
+	_ = cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-exited:
+	case <-time.After(2 * time.Second):
+		_ = cmd.Process.Kill()
+		<-exited
+	}
+	return nil
+}
+
+// drain tells Envoy to finish what it has and take no more. A gateway drains all listeners, a sidecar those for inbound.
+func (e *envoy) drain(ctx context.Context) {
+	e.draining.Store(true)
+	query := "?graceful"
+	if e.options.Kind == "sidecar" {
+		query = "?inboundonly&graceful"
+	}
+	if _, err := admin(ctx, http.MethodPost, "/drain_listeners"+query); err != nil {
+		slog.Warn("cannot drain Envoy", "error", err)
+	}
+}
+
+// admin asks Envoy's admin port.
+func admin(ctx context.Context, method, path string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, "http://127.0.0.1:"+strconv.Itoa(adminPort)+path, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", response.Status, body)
+	}
+	return string(body), err
+}
+
+// notReady says in words why Envoy cannot serve yet; empty when it can.
+func notReady(ctx context.Context) string {
+	text, err := admin(ctx, http.MethodGet, "/stats?usedonly&filter=^(cluster_manager.cds.update_success|listener_manager.lds.update_success|server.state|listener_manager.workers_started)$")
+	if err != nil {
+		return "Envoy does not answer: " + err.Error()
+	}
+	stats := map[string]string{}
+	for _, line := range strings.Split(text, "\n") {
+		if name, value, ok := strings.Cut(line, ": "); ok {
+			stats[name] = value
+		}
+	}
+	for _, want := range []struct{ name, missing string }{
+		{"cluster_manager.cds.update_success", "clusters (CDS) have not come from the control plane yet"},
+		{"listener_manager.lds.update_success", "listeners (LDS) have not come from the control plane yet"},
+		{"listener_manager.workers_started", "Envoy's workers have not started: listeners wait for routes or certificates"},
+	} {
+		if value := stats[want.name]; value == "" || value == "0" {
+			return want.missing
+		}
+	}
+	if state := stats["server.state"]; state != "" && state != "0" {
+		return "Envoy is not live (server.state " + state + ")"
+	}
+	return ""
+}

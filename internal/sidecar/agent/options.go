@@ -1,0 +1,113 @@
+// Package agent runs beside Envoy: it gets the workload's certificate, serves it to Envoy, carries Envoy's xDS to the
+// control plane, starts and drains Envoy, and says whether the proxy is ready. It must not know what the resources mean.
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
+	"github.com/slipway-mesh/slipway/internal/sidecar/bootstrap"
+)
+
+// Options is all that the agent is told, by flags and environment.
+type Options struct {
+	Kind              string // sidecar or router
+	Domain            string
+	ConfigDir         string // where the bootstrap and the xDS socket are
+	SDSSocket         string
+	TokenFile         string
+	RootFile          string // trusts the control plane
+	Discovery         string // address of xDS
+	CA                string // address of the authority
+	Envoy             string // path of the binary
+	Concurrency       int    // 0 is one for each core
+	LogLevel          string
+	ComponentLogLevel string
+	StatusPort        int
+	ID                identity.ID
+	CertLifetime      time.Duration
+	TerminationDrain  time.Duration
+	Environment       map[string]string // ISTIO_META_* and the downward API's
+	PodInfo           string            // folder with labels and annotations
+}
+
+// metadata builds the node's metadata from the environment, as Istio's agent does: ISTIO_META_X is X.
+func (o Options) metadata() map[string]any {
+	out := map[string]any{}
+	for name, value := range o.Environment {
+		if key, ok := strings.CutPrefix(name, "ISTIO_META_"); ok {
+			out[key] = value
+		}
+		if key, ok := strings.CutPrefix(name, "ISTIO_METAJSON_"); ok {
+			var parsed any
+			if json.Unmarshal([]byte(value), &parsed) == nil {
+				out[key] = parsed
+			}
+		}
+	}
+	out["NAME"], out["NAMESPACE"] = o.Environment["POD_NAME"], o.Environment["POD_NAMESPACE"]
+	out["SERVICE_ACCOUNT"], out["INSTANCE_IPS"] = o.Environment["SERVICE_ACCOUNT"], o.Environment["INSTANCE_IP"]
+	labels, _ := readDownward(filepath.Join(o.PodInfo, "labels"))
+	delete(labels, "pod-template-hash")
+	out["LABELS"] = labels
+	return out
+}
+
+// readDownward reads a file of the downward API: NAME="VALUE" a line.
+func readDownward(file string) (map[string]string, error) {
+	out := map[string]string{}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return out, err
+	}
+	for _, line := range strings.Split(string(text), "\n") {
+		name, quoted, ok := strings.Cut(line, "=")
+		if !ok {
+			continue
+		}
+		var value string
+		if json.Unmarshal([]byte(quoted), &value) != nil {
+			value = strings.Trim(quoted, `"`)
+		}
+		out[name] = value
+	}
+	return out, nil
+}
+
+func (o Options) bootstrap() bootstrap.Options {
+	return bootstrap.Options{
+		Kind: o.Kind, Address: o.Environment["INSTANCE_IP"], Pod: o.Environment["POD_NAME"], Namespace: o.Environment["POD_NAMESPACE"],
+		Domain: o.Domain, Service: o.service(), Metadata: o.metadata(), XDSSocket: o.xdsSocket(), SDSSocket: o.SDSSocket,
+		AdminPort: adminPort, StatusPort: o.StatusPort, ReadyPort: 15021, PrometheusPort: 15090,
+	}
+}
+
+// service is the node's cluster: APP.NAMESPACE, or the workload's name.
+func (o Options) service() string {
+	labels, _ := readDownward(filepath.Join(o.PodInfo, "labels"))
+	for _, name := range []string{labels["app"], o.Environment["ISTIO_META_WORKLOAD_NAME"], "istio-proxy"} {
+		if name != "" {
+			return name + "." + o.Environment["POD_NAMESPACE"]
+		}
+	}
+	return ""
+}
+
+func (o Options) xdsSocket() string { return filepath.Join(o.ConfigDir, "XDS") }
+
+const adminPort = 15000
+
+// Check says what is missing to start.
+func (o Options) Check() error {
+	for name, value := range map[string]string{"POD_NAME": o.Environment["POD_NAME"], "POD_NAMESPACE": o.Environment["POD_NAMESPACE"], "INSTANCE_IP": o.Environment["INSTANCE_IP"]} {
+		if value == "" {
+			return fmt.Errorf("environment variable %s is not set: the pod was not injected as it should be", name)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,172 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"sync"
+	"time"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	secretservice "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
+)
+
+const secretType = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"
+
+// secrets holds the workload's certificate, renews it half-way through its life, and serves it to Envoy.
+type secrets struct {
+	secretservice.UnimplementedSecretDiscoveryServiceServer
+	options Options
+
+	mu      sync.Mutex
+	current *identity.Certificate
+	lastErr error
+	changed chan struct{} // closed at each change
+}
+
+func newSecrets(o Options) *secrets { return &secrets{options: o, changed: make(chan struct{})} }
+
+// run gets a certificate and renews it for ever. What fails is tried again; an old one serves until it ends.
+func (s *secrets) run(ctx context.Context) error {
+	const firstDelay, maxDelay = 100 * time.Millisecond, 10 * time.Second
+	delay := firstDelay
+	for {
+		certificate, err := s.fetch(ctx)
+		wait := delay
+		if err != nil {
+			slog.Warn("certificate: not obtained, trying again", "error", err)
+			delay = min(delay*2, maxDelay)
+			s.set(nil, err)
+		} else {
+			delay = firstDelay
+			wait = time.Until(certificate.RenewAt())
+			slog.Info("certificate: obtained", "identity", s.options.ID.String(), "until", certificate.NotAfter)
+			s.set(certificate, nil)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(max(wait, firstDelay)):
+		}
+	}
+}
+
+func (s *secrets) fetch(ctx context.Context) (*identity.Certificate, error) {
+	connection, err := dial(s.options, s.options.CA)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = connection.Close() }()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return identity.Request(ctx, connection, s.options.ID, s.options.CertLifetime)
+}
+
+func (s *secrets) set(certificate *identity.Certificate, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastErr = err
+	if certificate != nil {
+		s.current = certificate
+		close(s.changed)
+		s.changed = make(chan struct{})
+	}
+}
+
+// state returns the certificate, the last failure, and a channel that is closed at the next change.
+func (s *secrets) state() (*identity.Certificate, error, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.current, s.lastErr, s.changed
+}
+
+// serve offers SDS on the workload socket.
+func (s *secrets) serve(ctx context.Context) error {
+	listener, err := listenUnix(s.options.SDSSocket)
+	if err != nil {
+		return err
+	}
+	server := grpc.NewServer()
+	secretservice.RegisterSecretDiscoveryServiceServer(server, s)
+	return serveUntil(ctx, server, listener)
+}
+
+// StreamSecrets answers `default` (the certificate and key) and `ROOTCA`, now and at each change.
+func (s *secrets) StreamSecrets(rpc secretservice.SecretDiscoveryService_StreamSecretsServer) error {
+	requests := make(chan *discovery.DiscoveryRequest)
+	failed := make(chan error, 1)
+	go func() { // ends with the stream
+		for {
+			request, err := rpc.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case requests <- request:
+			case <-rpc.Context().Done():
+				return
+			}
+		}
+	}()
+	var names []string
+	var sent *identity.Certificate
+	version := 0
+	for {
+		certificate, _, changed := s.state()
+		if certificate != nil && certificate != sent && len(names) > 0 {
+			version++
+			response, err := secretResponse(names, certificate, strconv.Itoa(version))
+			if err != nil {
+				return err
+			}
+			if err := rpc.Send(response); err != nil {
+				return err
+			}
+			sent = certificate
+		}
+		select {
+		case err := <-failed:
+			return err
+		case <-changed:
+		case request := <-requests:
+			if request.ErrorDetail != nil {
+				slog.Error("SDS: Envoy rejected a secret", "error", request.ErrorDetail.Message)
+			}
+			if len(names) == 0 {
+				names = request.ResourceNames
+			}
+		}
+	}
+}
+
+func secretResponse(names []string, c *identity.Certificate, version string) (*discovery.DiscoveryResponse, error) {
+	response := &discovery.DiscoveryResponse{TypeUrl: secretType, VersionInfo: version, Nonce: version}
+	for _, name := range names {
+		secret := &tls.Secret{Name: name}
+		switch name {
+		case "default":
+			secret.Type = &tls.Secret_TlsCertificate{TlsCertificate: &tls.TlsCertificate{CertificateChain: bytesOf(c.ChainPEM), PrivateKey: bytesOf(c.KeyPEM)}}
+		case "ROOTCA":
+			secret.Type = &tls.Secret_ValidationContext{ValidationContext: &tls.CertificateValidationContext{TrustedCa: bytesOf(c.RootPEM)}}
+		default:
+			continue
+		}
+		body, err := anypb.New(secret)
+		if err != nil {
+			return nil, err
+		}
+		response.Resources = append(response.Resources, body)
+	}
+	return response, nil
+}
+
+func bytesOf(text []byte) *core.DataSource {
+	return &core.DataSource{Specifier: &core.DataSource_InlineBytes{InlineBytes: text}}
+}

@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+)
+
+// serveStatus offers readiness, merged metrics and draining on the status port.
+func serveStatus(ctx context.Context, o Options, s *secrets, e *envoy) error {
+	mux := http.NewServeMux()
+	var wasReady atomic.Bool
+	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, r *http.Request) {
+		if e.draining.Load() {
+			http.Error(w, "draining", http.StatusServiceUnavailable)
+			return
+		}
+		if wasReady.Load() {
+			return
+		}
+		if reason := whyNotReady(r.Context(), s); reason != "" {
+			http.Error(w, reason, http.StatusServiceUnavailable)
+			return
+		}
+		wasReady.Store(true)
+	})
+	mux.HandleFunc("GET /stats/prometheus", mergedMetrics)
+	mux.HandleFunc("GET /metrics", mergedMetrics)
+	mux.HandleFunc("POST /drain", local(func(w http.ResponseWriter, r *http.Request) {
+		e.drain(r.Context())
+		fmt.Fprintln(w, "draining")
+	}))
+	server := &http.Server{Addr: ":" + strconv.Itoa(o.StatusPort), Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
+	defer stop()
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+func whyNotReady(ctx context.Context, s *secrets) string {
+	if certificate, err, _ := s.state(); certificate == nil {
+		if err != nil {
+			return "no certificate yet: " + err.Error()
+		}
+		return "no certificate yet"
+	}
+	return notReady(ctx)
+}
+
+// local lets only this pod's own processes in.
+func local(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+			http.Error(w, "only requests from localhost are allowed", http.StatusForbidden)
+			return
+		}
+		next(w, r)
+	}
+}
+
+// mergedMetrics gives Envoy's metrics and the agent's own.
+func mergedMetrics(w http.ResponseWriter, r *http.Request) {
+	text, err := admin(r.Context(), http.MethodGet, "/stats/prometheus")
+	if err != nil {
+		http.Error(w, "Envoy's metrics: "+err.Error(), http.StatusServiceUnavailable)
+		return
+	}
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	_, _ = io.WriteString(w, text)
+	fmt.Fprintf(w, "# TYPE istio_agent_go_memstats_sys_bytes gauge\nistio_agent_go_memstats_sys_bytes %d\n", memory.Sys)
+	fmt.Fprintf(w, "# TYPE istio_agent_go_goroutines gauge\nistio_agent_go_goroutines %d\n", runtime.NumGoroutine())
+}

@@ -1,0 +1,124 @@
+package inject
+
+import (
+	"regexp"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// templateData gathers what the templates see of a pod.
+func templateData(config *Config, request Request, pod *corev1.Pod) data {
+	owner, kind := request.Owner, request.OwnerType
+	if owner.Name == "" {
+		owner, kind = workloadOf(pod, request.Namespace)
+	}
+	proxyConfig, diff := proxyConfigs(config, pod)
+	d := data{
+		TypeMeta: kind, DeploymentMeta: owner, ObjectMeta: pod.ObjectMeta, Spec: pod.Spec, ProxyConfig: proxyConfig, ProxyConfigDiff: diff,
+		MeshConfig: config.Mesh, Values: config.Values, Revision: request.Revision, NativeSidecars: request.Native,
+		ProxyUID: proxyUserID, ProxyGID: proxyUserID, Resources: resources(config, pod.ObjectMeta), PodPorts: []corev1.ContainerPort{},
+	}
+	switch pod.Annotations[keyNative] {
+	case "true":
+		d.NativeSidecars = true
+	case "false":
+		d.NativeSidecars = false
+	}
+	d.Hold = at(config.Values, "global", "proxy", "holdApplicationUntilProxyStarts") == true || proxyConfig["holdApplicationUntilProxyStarts"] == true
+	d.Owner = "kubernetes://apis/" + kind.APIVersion + "/namespaces/" + request.Namespace + "/" + strings.ToLower(kind.Kind) + "s/" + owner.Name
+	d.ProxyImage = image(config, pod.Annotations[keyImage], "proxy")
+	d.ProxyInitImage = image(config, pod.Annotations[keyImage], "proxy_init")
+	var containers []string
+	for _, c := range pod.Spec.Containers {
+		if c.Name == proxyName {
+			continue
+		}
+		containers = append(containers, c.Name)
+		for _, p := range c.Ports {
+			d.PodPorts = append(d.PodPorts, p)
+		}
+	}
+	d.AppContainers = strings.Join(containers, ",")
+	if len(containers) > 0 {
+		d.AppContainer = containers[0]
+	}
+	d.CanonicalName = canonical(pod.Labels, owner.Name, canonicalName, "app.kubernetes.io/name", "app")
+	d.CanonicalRevision = canonical(pod.Labels, "latest", canonicalRev, "app.kubernetes.io/version", "version")
+	return d
+}
+
+func canonical(labels map[string]string, otherwise string, names ...string) string {
+	for _, name := range names {
+		if value := labels[name]; value != "" {
+			return value
+		}
+	}
+	return otherwise[:min(len(otherwise), 63)]
+}
+
+// proxyConfigs returns the effective ProxyConfig and what of it is not the mesh's default. Later ones replace fields:
+// MeshConfig.defaultConfig, then the pod's annotation.
+func proxyConfigs(config *Config, pod *corev1.Pod) (effective, diff map[string]any) {
+	effective, diff = map[string]any{}, map[string]any{}
+	if base, ok := at(config.Mesh, "defaultConfig").(map[string]any); ok {
+		for name, value := range base {
+			effective[name] = value
+		}
+		if address, ok := base["discoveryAddress"]; ok {
+			diff["discoveryAddress"] = address
+		}
+	}
+	var own map[string]any
+	if yaml.Unmarshal([]byte(pod.Annotations[keyProxy]), &own) == nil {
+		for name, value := range own {
+			effective[name], diff[name] = value, value
+		}
+	}
+	return effective, diff
+}
+
+// image is HUB/NAME:TAG of the values; a name with a slash is a whole reference.
+func image(config *Config, own, root string) string {
+	name := own
+	if name == "" {
+		name = textAt(config.Values, "global", root, "image")
+	}
+	if strings.Contains(name, "/") {
+		return name
+	}
+	if name == "" {
+		name = "proxyv2"
+	}
+	return textAt(config.Values, "global", "hub") + "/" + name + ":" + textAt(config.Values, "global", "tag")
+}
+
+var cronJobName = regexp.MustCompile(`^(.+)-\d{8,10}$`)
+
+// workloadOf guesses what makes a pod: a ReplicaSet's pods are its Deployment's, a scheduled Job's its CronJob's.
+func workloadOf(pod *corev1.Pod, namespace string) (metav1.ObjectMeta, metav1.TypeMeta) {
+	meta := metav1.ObjectMeta{Name: pod.Name, Namespace: namespace}
+	if meta.Name == "" {
+		meta.Name = strings.TrimSuffix(pod.GenerateName, "-")
+	}
+	owner := metav1.GetControllerOf(pod)
+	if owner == nil {
+		return meta, metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}
+	}
+	kind := metav1.TypeMeta{APIVersion: owner.APIVersion, Kind: owner.Kind}
+	meta.Name = owner.Name
+	switch owner.Kind {
+	case "ReplicaSet":
+		if hash := pod.Labels["pod-template-hash"]; hash != "" && strings.HasSuffix(owner.Name, "-"+hash) {
+			meta.Name = strings.TrimSuffix(owner.Name, "-"+hash)
+			kind.Kind = "Deployment"
+		}
+	case "Job":
+		if m := cronJobName.FindStringSubmatch(owner.Name); m != nil {
+			meta.Name, kind.Kind = m[1], "CronJob"
+		}
+	}
+	return meta, kind
+}

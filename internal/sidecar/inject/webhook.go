@@ -1,0 +1,114 @@
+package inject
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"gomodules.xyz/jsonpatch/v2"
+	admission "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// maxReview is the largest admission review that is read, in bytes: three times what the API server takes.
+const maxReview = 10 << 20
+
+// Webhook answers admission reviews of new pods.
+type Webhook struct {
+	// Config returns the configuration in force; nil before it has been read.
+	Config   func() *Config
+	Native   func() bool
+	Revision string
+	results  *prometheus.CounterVec
+}
+
+// NewWebhook registers its metrics.
+func NewWebhook(config func() *Config, native func() bool, revision string, registry prometheus.Registerer) *Webhook {
+	results := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sidecar_injection_requests_total", Help: "Admission reviews of pods, by result."}, []string{"result"})
+	registry.MustRegister(results)
+	return &Webhook{Config: config, Native: native, Revision: revision, results: results}
+}
+
+// ServeHTTP answers a review in kind.
+func (w *Webhook) ServeHTTP(out http.ResponseWriter, request *http.Request) {
+	if request.Header.Get("Content-Type") != "application/json" {
+		http.Error(out, "invalid Content-Type, want `application/json`", http.StatusUnsupportedMediaType)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(out, request.Body, maxReview))
+	if err != nil || len(body) == 0 {
+		http.Error(out, "no body found", http.StatusBadRequest)
+		return
+	}
+	review := admission.AdmissionReview{}
+	answer := admission.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}}
+	if err := json.Unmarshal(body, &review); err != nil || review.Request == nil {
+		answer.Response = denied(fmt.Errorf("could not decode body: %v", err))
+	} else {
+		answer.TypeMeta = review.TypeMeta
+		answer.Response = w.review(review.Request)
+		answer.Response.UID = review.Request.UID
+	}
+	out.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(out).Encode(answer); err != nil {
+		slog.Warn("inject: cannot answer", "error", err)
+	}
+}
+
+func denied(err error) *admission.AdmissionResponse {
+	return &admission.AdmissionResponse{Result: &metav1.Status{Message: err.Error()}}
+}
+
+func (w *Webhook) review(request *admission.AdmissionRequest) *admission.AdmissionResponse {
+	pod := &corev1.Pod{}
+	if err := json.Unmarshal(request.Object.Raw, pod); err != nil {
+		w.results.WithLabelValues("error").Inc()
+		return denied(fmt.Errorf("read the pod: %w", err))
+	}
+	config := w.Config()
+	if config == nil {
+		w.results.WithLabelValues("error").Inc()
+		return denied(fmt.Errorf("the injector's configuration is not there yet"))
+	}
+	if wanted, why := Wanted(config, pod, request.Namespace); !wanted {
+		w.results.WithLabelValues("skipped").Inc()
+		return &admission.AdmissionResponse{Allowed: true, Warnings: []string{"istio: no sidecar is injected: " + why}}
+	}
+	injected, err := Pod(config, Request{Pod: pod, Namespace: request.Namespace, Revision: w.Revision, Native: w.Native()})
+	if err == nil {
+		var patch []byte
+		if patch, err = difference(request.Object.Raw, injected); err == nil {
+			w.results.WithLabelValues("injected").Inc()
+			kind := admission.PatchTypeJSONPatch
+			return &admission.AdmissionResponse{Allowed: true, Patch: patch, PatchType: &kind}
+		}
+	}
+	w.results.WithLabelValues("error").Inc()
+	slog.Error("inject: failed", "namespace", request.Namespace, "pod", pod.GenerateName+pod.Name, "error", err)
+	return denied(err)
+}
+
+func difference(before []byte, pod *corev1.Pod) ([]byte, error) {
+	after, err := json.Marshal(pod)
+	if err != nil {
+		return nil, err
+	}
+	// What Go's type adds to an empty pod is no change: compare with the pod read and written the same way.
+	read := &corev1.Pod{}
+	if err := json.Unmarshal(before, read); err != nil {
+		return nil, err
+	}
+	written, err := json.Marshal(read)
+	if err != nil {
+		return nil, err
+	}
+	operations, err := jsonpatch.CreatePatch(written, after)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(operations)
+}
