@@ -21,6 +21,7 @@ func elect(ctx context.Context, kube kubernetes.Interface, o options, work func(
 		LeaseMeta:  metav1.ObjectMeta{Name: "istio-leader" + o.suffix(), Namespace: o.namespace},
 		Client:     kube.CoordinationV1(),
 		LockConfig: resourcelock.ResourceLockConfig{Identity: id},
+		Labels:     map[string]string{"app": "istiod"}, // by which the installer finds it
 	}
 	for ctx.Err() == nil {
 		elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,13 +107,9 @@ func operatorInitCommand(g *global) *cobra.Command {
 			defer cancel()
 			fmt.Fprintf(cmd.OutOrStdout(), "Installing operator controller in namespace: %s using image: %s/operator:%s\n", f.namespace, f.hub, f.tag)
 			fmt.Fprintf(cmd.OutOrStdout(), "Operator controller will watch namespaces: %s\n", f.watched)
-			cluster := apply.Cluster{Client: kube}
-			changes, err := cluster.Apply(ctx, objects, nil)
+			changes, err := initOperator(ctx, apply.Cluster{Client: kube}, objects)
 			if err != nil {
 				return err
-			}
-			if err := waitReady(ctx, cluster, objects); err != nil {
-				return fmt.Errorf("the operator is not ready: %w", err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "✔ Istio operator installed (%s)\n", changes)
 			if file == "" {
@@ -125,6 +122,23 @@ func operatorInitCommand(g *global) *cobra.Command {
 	command.Flags().StringVarP(&file, "filename", "f", "", "an IstioOperator to apply when the operator is ready")
 	command.Flags().DurationVar(&timeout, "readiness-timeout", 5*time.Minute, "how long to wait")
 	return command
+}
+
+// initOperator applies the CRD, and the operator when its kind is served; then it waits for the operator.
+func initOperator(ctx context.Context, cluster apply.Cluster, objects []manifest.Object) (apply.ChangeSet, error) {
+	var all apply.ChangeSet
+	split := slices.IndexFunc(objects, func(o manifest.Object) bool { return o.GetKind() != "Namespace" && o.GetKind() != "CustomResourceDefinition" })
+	for _, group := range [][]manifest.Object{objects[:split], objects[split:]} {
+		changes, err := cluster.Apply(ctx, group, nil)
+		all = append(all, changes...)
+		if err != nil {
+			return all, err
+		}
+		if err := waitReady(ctx, cluster, group); err != nil {
+			return all, fmt.Errorf("the operator is not ready: %w", err)
+		}
+	}
+	return all, nil
 }
 
 func applyResource(ctx context.Context, cmd *cobra.Command, kube client.Client, file string) error {

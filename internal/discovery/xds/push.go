@@ -210,9 +210,7 @@ func (s *stream) respond(i int, t *typeState, resources []*envoy.Resource, remov
 		bytes += len(r.Body.Value)
 		switch i {
 		case clusterIndex:
-			if r, needs := get(s.target.Load().parts[endpointIndex], r.Name); needs && !s.knowsEndpoints(r.Name) {
-				s.warming[r.Name] = true
-			}
+			s.warm(r.Name)
 		case endpointIndex:
 			t.sent = append(t.sent, r.Name)
 		}
@@ -243,9 +241,16 @@ func wholeTables(target *target, tables []*envoy.Resource) []*envoy.Resource {
 	return out
 }
 
-func (s *stream) knowsEndpoints(name string) bool {
-	t := s.types[endpointIndex]
-	return t != nil && t.subscribed[name]
+// warm notes a cluster that is sent and has endpoints of its own. Envoy keeps a changed cluster back until endpoints come
+// for it, and does not ask again for those that it has (envoy#13009): they are sent again.
+func (s *stream) warm(name string) {
+	if _, has := get(s.target.Load().parts[endpointIndex], name); !has {
+		return
+	}
+	s.warming[name] = true
+	if t := s.types[endpointIndex]; t != nil && t.subscribed[name] {
+		t.fresh[name] = true
+	}
 }
 
 var controlPlane = &core.ControlPlane{Identifier: "slipway"}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"sort"
 
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -56,7 +57,7 @@ func removalRank(ref apply.Ref) int {
 }
 
 // removeMade removes what the control planes of the removed namespaces made by themselves: the root certificate's
-// ConfigMaps and the authority's Secret. It leaves them while another control plane is there.
+// ConfigMaps, the leader's Lease and the authority's Secret. It leaves them while another control plane is there.
 func (i Installer) removeMade(ctx context.Context, refs []apply.Ref) error {
 	var namespace string
 	for _, ref := range refs {
@@ -87,6 +88,10 @@ func (i Installer) removeMade(ctx context.Context, refs []apply.Ref) error {
 		if err := client.IgnoreNotFound(i.Cluster.Client.Delete(ctx, &roots.Items[k])); err != nil {
 			return err
 		}
+	}
+	leases := &coordinationv1.Lease{}
+	if err := i.Cluster.Client.DeleteAllOf(ctx, leases, client.InNamespace(namespace), client.MatchingLabels{"app": "istiod"}); err != nil {
+		return fmt.Errorf("delete leases: %w", err)
 	}
 	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "istio-ca-secret"}}
 	return client.IgnoreNotFound(i.Cluster.Client.Delete(ctx, secret))
