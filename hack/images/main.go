@@ -28,7 +28,14 @@ type image struct {
 func main() {
 	out := flag.String("out", "dist/images", "folder to write to")
 	samples := flag.Bool("samples", true, "write the samples' images too")
+	envoyOnly := flag.Bool("envoy-only", false, "only fetch Envoy into the cache")
 	flag.Parse()
+	if *envoyOnly {
+		if _, err := envoyBinary(); err != nil {
+			log.Fatal("images: ", err)
+		}
+		return
+	}
 	if err := run(*out, *samples); err != nil {
 		log.Fatal("images: ", err)
 	}

@@ -127,7 +127,9 @@ func operatorInitCommand(g *global) *cobra.Command {
 // initOperator applies the CRD, and the operator when its kind is served; then it waits for the operator.
 func initOperator(ctx context.Context, cluster apply.Cluster, objects []manifest.Object) (apply.ChangeSet, error) {
 	var all apply.ChangeSet
-	split := slices.IndexFunc(objects, func(o manifest.Object) bool { return o.GetKind() != "Namespace" && o.GetKind() != "CustomResourceDefinition" })
+	split := slices.IndexFunc(objects, func(o manifest.Object) bool {
+		return o.GetKind() != "Namespace" && o.GetKind() != "CustomResourceDefinition"
+	})
 	for _, group := range [][]manifest.Object{objects[:split], objects[split:]} {
 		changes, err := cluster.Apply(ctx, group, nil)
 		all = append(all, changes...)

@@ -119,7 +119,7 @@ func inboundManager(config *mesh.Config, port mesh.InboundPort, target string, s
 			Name: "default", Match: routeMatch(nil), Decorator: &route.Decorator{Operation: port.Service + ":" + itoa(port.Number) + "/*"},
 			Action: &route.Route_Route{Route: &route.RouteAction{
 				ClusterSpecifier: &route.RouteAction_Cluster{Cluster: target}, Timeout: durationpb.New(0),
-				MaxStreamDuration: &route.RouteAction_MaxStreamDuration{GrpcTimeoutHeaderMax: durationpb.New(0)},
+				MaxGrpcTimeout: durationpb.New(0), //nolint:staticcheck // as in action
 			}},
 		}}}},
 	})

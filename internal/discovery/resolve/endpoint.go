@@ -83,15 +83,15 @@ func (s *step) refreshEndpoints() {
 		key := world.Key(host, at.namespace)
 		service, ok := s.World.Services.Get(key)
 		if !ok || !service.Kubernetes {
-			if _, had := s.World.Endpoints.Get([]byte(host)); had && !ok {
-				s.World.Endpoints, _, _ = s.World.Endpoints.Delete([]byte(host))
+			if _, had := s.World.Endpoints.Get(key); had && !ok {
+				s.World.Endpoints, _, _ = s.World.Endpoints.Delete(key)
 				s.dirty.Endpoint(host)
 			}
 			continue
 		}
 		endpoints := s.endpointsOf(service)
-		if before, _ := s.World.Endpoints.Get([]byte(host)); before == nil || !reflect.DeepEqual(before, endpoints) {
-			s.World.Endpoints, _, _ = s.World.Endpoints.Insert([]byte(host), endpoints)
+		if before, _ := s.World.Endpoints.Get(key); before == nil || !reflect.DeepEqual(before, endpoints) {
+			s.World.Endpoints, _, _ = s.World.Endpoints.Insert(key, endpoints)
 			s.dirty.Endpoint(host)
 		}
 		if accounts := accountsOf(endpoints); !slices.Equal(accounts, service.Accounts) {

@@ -28,7 +28,8 @@ func (s *step) service(namespace, name string, object *corev1.Service) {
 	if !exists {
 		s.World.Services, _, _ = s.World.Services.Delete(world.Key(host, namespace))
 		s.World.Selecting, _, _ = s.World.Selecting.Delete(key)
-		s.stale[host] = staleService{namespace, name}
+		s.World.Endpoints, _, _ = s.World.Endpoints.Delete(world.Key(host, namespace))
+		s.claimHost(host, namespace) // a ServiceEntry may have waited behind it
 		return
 	}
 	converted := s.convertService(host, object)

@@ -3,6 +3,7 @@ package resolve
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sort"
 	"strings"
 
@@ -15,51 +16,62 @@ import (
 
 func (s *step) serviceEntry(namespace, name string, object *networking.ServiceEntry) {
 	key := world.Key(namespace, name)
+	hosts := map[string]bool{}
 	if before, ok := s.entries.Get(key); ok {
 		for _, host := range before.Spec.Hosts {
-			s.forgetEntry(host, namespace, name)
+			hosts[host] = true
 		}
-		s.entries, _, _ = s.entries.Delete(key)
 	}
+	s.entries = put(s.entries, key, object, object != nil)
 	r := &report{kind: "ServiceEntry", namespace: namespace, name: name}
-	defer s.keepProblems(r)
-	if object == nil {
-		return
-	}
-	if len(object.Spec.Hosts) == 0 {
-		r.refuse("spec.hosts", "is required")
-	}
-	if len(object.Spec.Ports) == 0 {
-		r.warn("spec.ports", ReasonMissing, "there are no ports, so nothing is reached by this entry")
-	}
-	s.entries, _, _ = s.entries.Insert(key, object)
-	for _, host := range object.Spec.Hosts {
-		service := convertEntry(host, object, r)
-		there := world.Key(host, namespace)
-		if other, ok := s.World.Services.Get(there); ok && (other.Kubernetes || other.Created < service.Created || other.Created == service.Created && other.Name < name) {
-			r.warn("spec.hosts", ReasonInvalid, "%s is defined by %s/%s already, which stands", host, other.Namespace, other.Name)
-			continue
+	if object != nil {
+		if len(object.Spec.Hosts) == 0 {
+			r.refuse("spec.hosts", "is required")
 		}
-		endpoints := s.entryEndpoints(host, object, r)
-		service.Accounts = accountsOf(endpoints)
-		s.World.Services, _, _ = s.World.Services.Insert(there, service)
-		s.World.Endpoints, _, _ = s.World.Endpoints.Insert([]byte(host), endpoints)
-		s.dirty.Host(host)
-		s.dirty.Endpoint(host)
+		if len(object.Spec.Ports) == 0 {
+			r.warn("spec.ports", ReasonMissing, "there are no ports, so nothing is reached by this entry")
+		}
+		for _, host := range object.Spec.Hosts {
+			hosts[host] = true
+			convertEntry(host, object, r)
+			s.entryEndpoints(host, object, r)
+		}
 	}
+	for _, host := range sortedKeys(hosts) {
+		if owner := s.claimHost(host, namespace); object != nil && owner != "" && owner != name {
+			r.warn("spec.hosts", ReasonInvalid, "%s is defined by %s/%s, which is older and stands", host, namespace, owner)
+		}
+	}
+	s.keepProblems(r)
 }
 
-// forgetEntry removes what an entry made of a host, and lets another entry of the namespace have it.
-func (s *step) forgetEntry(host, namespace, name string) {
+// claimHost gives a host of a namespace to the oldest entry there that names it, or to none, and returns that entry's name.
+// A Kubernetes Service of this name stands before all.
+func (s *step) claimHost(host, namespace string) string {
 	key := world.Key(host, namespace)
-	service, ok := s.World.Services.Get(key)
-	if !ok || service.Kubernetes || service.Name != name {
-		return
+	if service, ok := s.World.Services.Get(key); ok && service.Kubernetes {
+		return ""
 	}
-	s.World.Services, _, _ = s.World.Services.Delete(key)
-	s.World.Endpoints, _, _ = s.World.Endpoints.Delete([]byte(host))
+	var owner *networking.ServiceEntry
+	for _, entry := range world.Below(s.entries, namespace) {
+		if slices.Contains(entry.Spec.Hosts, host) && (owner == nil || entry.CreationTimestamp.Before(&owner.CreationTimestamp)) {
+			owner = entry
+		}
+	}
 	s.dirty.Host(host)
 	s.dirty.Endpoint(host)
+	if owner == nil {
+		s.World.Services, _, _ = s.World.Services.Delete(key)
+		s.World.Endpoints, _, _ = s.World.Endpoints.Delete(key)
+		return ""
+	}
+	quiet := &report{} // its own change has reported on it
+	service := convertEntry(host, owner, quiet)
+	endpoints := s.entryEndpoints(host, owner, quiet)
+	service.Accounts = accountsOf(endpoints)
+	s.World.Services, _, _ = s.World.Services.Insert(key, service)
+	s.World.Endpoints, _, _ = s.World.Endpoints.Insert(key, endpoints)
+	return owner.Name
 }
 
 func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh.Service {

@@ -13,7 +13,7 @@ func Inbound(w *world.World, proxy *mesh.Proxy) *mesh.Inbound {
 	out := &mesh.Inbound{Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, 0)}
 	seen := map[uint32]bool{}
 	for _, service := range services {
-		endpoints, _ := w.Endpoints.Get([]byte(service.Host))
+		endpoints := w.EndpointsOf(service)
 		for _, port := range service.Ports {
 			target := targetPort(port, endpoints, proxy.Addresses)
 			if target == 0 || seen[target] {

@@ -15,7 +15,7 @@ type World struct {
 	Config *mesh.Config
 	// Services by host, then namespace: host NUL namespace.
 	Services *iradix.Tree[*mesh.Service]
-	// Endpoints by host.
+	// Endpoints by the host and namespace of their service: host NUL namespace.
 	Endpoints *iradix.Tree[*mesh.Endpoints]
 	// VirtualServices by host NUL namespace NUL name, once a host.
 	VirtualServices *iradix.Tree[*mesh.VirtualService]
@@ -103,6 +103,15 @@ func (w *World) Service(host, namespace string) *mesh.Service {
 		}
 	}
 	return best
+}
+
+// EndpointsOf returns a service's endpoints, nil if none are known.
+func (w *World) EndpointsOf(service *mesh.Service) *mesh.Endpoints {
+	if service == nil {
+		return nil
+	}
+	endpoints, _ := w.Endpoints.Get(Key(service.Host, service.Namespace))
+	return endpoints
 }
 
 func before(a, b *mesh.Service, namespace string) bool {

@@ -50,10 +50,13 @@ func (c *class) update(w *world.World, dirty world.Dirty) {
 
 func (c *class) lookup(w *world.World) envoy.Lookup {
 	hosts := c.scope.Hosts
-	return envoy.Lookup{
-		Outbound:  func(host string) *mesh.Outbound { o, _ := hosts.Get([]byte(host)); return o },
-		Endpoints: func(host string) *mesh.Endpoints { e, _ := w.Endpoints.Get([]byte(host)); return e },
-	}
+	outbound := func(host string) *mesh.Outbound { o, _ := hosts.Get([]byte(host)); return o }
+	return envoy.Lookup{Outbound: outbound, Endpoints: func(host string) *mesh.Endpoints {
+		if o := outbound(host); o != nil {
+			return w.EndpointsOf(o.Service)
+		}
+		return nil
+	}}
 }
 
 func (s *Server) joinScope(st *stream) {

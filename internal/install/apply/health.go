@@ -63,10 +63,10 @@ func (c Cluster) deploymentHealth(ctx context.Context, object Object) (*Health, 
 		return &Health{Reason: "its last change is not observed yet"}, nil
 	case status.UpdatedReplicas < want:
 		return c.podHealth(ctx, deployment, fmt.Sprintf("%d of %d replicas are updated", status.UpdatedReplicas, want))
+	case status.Replicas > status.UpdatedReplicas: // those of the last version go when the new ones are ready
+		return c.podHealth(ctx, deployment, fmt.Sprintf("%d replicas of the last version are still there", status.Replicas-status.UpdatedReplicas))
 	case status.AvailableReplicas < want:
 		return c.podHealth(ctx, deployment, fmt.Sprintf("%d of %d replicas are ready", status.AvailableReplicas, want))
-	case status.Replicas > status.UpdatedReplicas:
-		return &Health{Reason: fmt.Sprintf("%d replicas of the last version are still there", status.Replicas-status.UpdatedReplicas)}, nil
 	}
 	return nil, nil
 }

@@ -115,8 +115,12 @@ func keepPlaces(dst, src map[string]any) {
 			continue
 		}
 		if name == orderKey {
+			last := -1.0
+			for _, place := range there {
+				last = max(last, place.(float64))
+			}
 			for key, place := range added {
-				added[key] = place.(float64) + float64(len(there))
+				added[key] = place.(float64) + last + 1
 			}
 			for key, place := range there {
 				added[key] = place

@@ -1,0 +1,62 @@
+# The commands of this project. `make` alone lists them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+CLUSTER ?= slipway
+export CGO_ENABLED ?= 0
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+.PHONY: demo
+demo: build ## a real cluster, the operator, a mesh and Bookinfo, on this machine
+	CLUSTER=$(CLUSTER) hack/demo.sh
+
+.PHONY: demo-down
+demo-down: build ## remove what demo made
+	bin/slipway-cluster down --name $(CLUSTER)
+
+.PHONY: build
+build: ## build the programs into bin/
+	@mkdir -p bin
+	go build -trimpath -o bin/ ./cmd/... && go build -trimpath -o bin/operator .
+	cd test/cluster && go build -trimpath -o ../../bin/slipway-cluster .
+
+.PHONY: images
+images: ## write the container images to dist/images, without Docker or a registry
+	go run ./hack/images
+
+.PHONY: test
+test: build ## all tests, those on a real cluster included
+	hack/setup.sh
+	go test -count=1 -timeout 40m ./...
+
+.PHONY: test-unit
+test-unit: ## the tests that need neither root nor a cluster
+	go test $$(go list ./... | grep -v -e /test/e2e)
+
+.PHONY: test-long
+test-long: ## fuzzing
+	go test -run '^$$' -fuzz FuzzSetPath -fuzztime 60s ./internal/install/manifest
+	go test -run '^$$' -fuzz FuzzParseSet -fuzztime 60s ./internal/install/manifest
+
+.PHONY: bench
+bench: ## benchmarks of the pure steps
+	go test -run '^$$' -bench . -benchmem ./internal/...
+
+.PHONY: lint
+lint: bin/golangci-lint ## vet, format and the linters of .golangci.yml
+	bin/golangci-lint run ./...
+	cd test/cluster && ../../bin/golangci-lint run --config ../../.golangci.yml .
+
+bin/golangci-lint: tools/go.mod
+	cd tools && go build -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/controller-gen: tools/go.mod
+	cd tools && go build -o ../bin/controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen
+
+.PHONY: generate
+generate: bin/controller-gen ## write the generated code, CRDs and manifests
+	bin/controller-gen object paths=./api/...
+	bin/controller-gen crd:maxDescLen=0 paths=./api/... output:crd:artifacts:config=config/crd/bases
+	go run ./hack/gencrds

@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Prepares what the tests stand on: packages, the Kubernetes binary, Envoy and the images. Run again, it changes nothing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+bin/slipway-cluster binary >/dev/null
+go run ./hack/images >/dev/null

@@ -1,0 +1,270 @@
+// Package conformance proves each traffic feature from outside: objects go to a real API server, slipwayd tells a real
+// Envoy by way of the real agent, and real requests are routed as the configuration says. Each case also runs with its
+// rule taken away, and must then fail.
+package conformance
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	authv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
+	"github.com/slipway-mesh/slipway/internal/sidecar/agent"
+	"github.com/slipway-mesh/slipway/test/envoytest"
+	"github.com/slipway-mesh/slipway/test/kubetest"
+)
+
+// mesh is a running control plane with one gateway proxy.
+type mesh struct {
+	kube     *kubetest.Server
+	gateway  string // URL
+	debug    string // of slipwayd
+	backends map[string]*backend
+}
+
+// backend is an application of one version. It says who it is and what it got.
+type backend struct {
+	name  string
+	port  int
+	fail  atomic.Int64 // how many of the next requests fail with 503
+	delay atomic.Int64 // in milliseconds
+	hits  atomic.Int64
+}
+
+// answer is what a backend got.
+type answer struct {
+	Version, Path, Host string
+	Headers             http.Header
+}
+
+func newBackend(t testing.TB, name string) *backend {
+	t.Helper()
+	b := &backend{name: name}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.port = listener.Addr().(*net.TCPAddr).Port
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b.hits.Add(1)
+		time.Sleep(time.Duration(b.delay.Load()) * time.Millisecond)
+		if b.fail.Add(-1) >= 0 {
+			http.Error(w, "told to fail", http.StatusServiceUnavailable)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(answer{Version: b.name, Path: r.URL.RequestURI(), Host: r.Host, Headers: r.Header})
+	})}
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(func() { _ = server.Close() })
+	return b
+}
+
+const gatewayPort = 18080
+
+func services(backends map[string]*backend) string {
+	endpoint := func(name string) string {
+		return fmt.Sprintf("  - {address: 127.0.0.1, ports: {http: %d}, labels: {version: %s}}\n", backends[name].port, name)
+	}
+	return `apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: reviews}
+spec:
+  hosts: [reviews.test]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  ports: [{number: 80, name: http, protocol: HTTP}]
+  endpoints:
+` + endpoint("v1") + endpoint("v2") + `---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews.test
+  subsets:
+  - {name: v1, labels: {version: v1}}
+  - {name: v2, labels: {version: v2}}
+---
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: gateway}
+spec:
+  selector: {istio: conformance}
+  servers:
+  - port: {number: ` + fmt.Sprint(gatewayPort) + `, name: http, protocol: HTTP}
+    hosts: ["*"]
+`
+}
+
+// start brings up the API server, slipwayd, and an agent with Envoy as a gateway.
+func start(t *testing.T) *mesh {
+	t.Helper()
+	kube := kubetest.Start(t)
+	root := kubetest.Root(t)
+	crds, err := os.ReadFile(filepath.Join(root, "charts/base/crds/crd-all.gen.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kube.Apply(t, string(crds))
+	kube.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n")
+	config, err := exec.Command("go", "run", filepath.Join(root, "cmd/slipway"), "manifest", "generate", "--set", "profile=minimal").Output()
+	if err != nil {
+		t.Fatalf("slipway manifest generate: %v", err)
+	}
+	for _, object := range kubetest.Objects(t, string(config)) {
+		if object.GetKind() == "ConfigMap" {
+			text, _ := json.Marshal(object.Object)
+			kube.Apply(t, string(text))
+		}
+	}
+	m := &mesh{kube: kube, gateway: fmt.Sprintf("http://127.0.0.1:%d", gatewayPort), backends: map[string]*backend{"v1": newBackend(t, "v1"), "v2": newBackend(t, "v2")}}
+	kube.Apply(t, services(m.backends))
+	discovery := m.startControlPlane(t, root)
+	m.startGateway(t, discovery)
+	return m
+}
+
+func (m *mesh) startControlPlane(t *testing.T, root string) (address string) {
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "slipwayd")
+	build := exec.Command("go", "build", "-o", binary, "./cmd/slipwayd")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build slipwayd: %v\n%s", err, out)
+	}
+	at := func() string { return fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t)) }
+	secure, debug := at(), at()
+	kubetest.Process(t, dir, "slipwayd", binary, "--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", at(), "--secureGRPCAddr", secure, "--httpAddr", debug, "--monitoringAddr", at(), "--httpsAddr", at())
+	m.debug = "http://" + debug
+	kubetest.Eventually(t, 30*time.Second, func() error { return ok(m.debug + "/ready") })
+	_, port, err := net.SplitHostPort(secure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "localhost:" + port
+}
+
+func ok(url string) error {
+	response, err := http.Get(url) //nolint:gosec // a test's own server
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusOK {
+		body, _ := io.ReadAll(response.Body)
+		return fmt.Errorf("%s: %s", response.Status, body)
+	}
+	return nil
+}
+
+// startGateway runs the agent with the token of a real service account.
+func (m *mesh) startGateway(t *testing.T, discovery string) {
+	dir := t.TempDir()
+	clients, err := kubernetes.NewForConfig(m.kube.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.kube.Apply(t, "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: gateway}\n")
+	token, err := clients.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "gateway", &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{Audiences: []string{identity.Audience}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var root *corev1.ConfigMap
+	kubetest.Eventually(t, 20*time.Second, func() error {
+		root, err = clients.CoreV1().ConfigMaps("default").Get(t.Context(), "istio-ca-root-cert", metav1.GetOptions{})
+		return err
+	})
+	for name, text := range map[string]string{"token": token.Status.Token, "root.pem": root.Data["root-cert.pem"], "labels": "istio=\"conformance\"\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- agent.Run(ctx, agent.Options{
+			Kind: "router", Domain: "default.svc.cluster.local", ConfigDir: filepath.Join(dir, "proxy"), SDSSocket: filepath.Join(dir, "sds"),
+			TokenFile: filepath.Join(dir, "token"), RootFile: filepath.Join(dir, "root.pem"), Discovery: discovery, CA: discovery, Envoy: envoytest.Binary(t),
+			Concurrency: 1, LogLevel: "warning", ComponentLogLevel: "misc:error", StatusPort: 15020, TerminationDrain: 100 * time.Millisecond, PodInfo: dir,
+			ID:          identity.ID{TrustDomain: "cluster.local", Namespace: "default", Account: "gateway"},
+			Environment: map[string]string{"POD_NAME": "gateway", "POD_NAMESPACE": "default", "INSTANCE_IP": "127.0.0.1", "SERVICE_ACCOUNT": "gateway"},
+		})
+	}()
+	t.Cleanup(func() {
+		stop()
+		if err := <-ended; err != nil && !errors.Is(err, context.Canceled) {
+			t.Errorf("the agent ended: %v", err)
+		}
+	})
+	kubetest.Eventually(t, 30*time.Second, func() error { return ok("http://127.0.0.1:15021/healthz/ready") })
+}
+
+// get asks the gateway for a path of a host.
+func (m *mesh) get(host, path string, headers ...string) (*http.Response, answer, error) {
+	request, err := http.NewRequest(http.MethodGet, m.gateway+path, nil)
+	if err != nil {
+		return nil, answer{}, err
+	}
+	request.Host = host
+	for i := 0; i+1 < len(headers); i += 2 {
+		request.Header.Set(headers[i], headers[i+1])
+	}
+	client := http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, answer{}, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	var got answer
+	_ = json.Unmarshal(body, &got)
+	return response, got, err
+}
+
+// rejections lists what the proxies refused.
+func (m *mesh) rejections(t *testing.T) {
+	t.Helper()
+	response, err := http.Get(m.debug + "/debug/syncz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var proxies []struct {
+		ID    string
+		Types map[string]struct {
+			Rejected int
+			Error    string
+		}
+	}
+	if err := json.NewDecoder(response.Body).Decode(&proxies); err != nil || len(proxies) == 0 {
+		t.Fatalf("syncz: %v, %d proxies", err, len(proxies))
+	}
+	for _, p := range proxies {
+		for name, state := range p.Types {
+			if state.Rejected > 0 {
+				t.Errorf("%s rejected %s: %s", p.ID, name, state.Error)
+			}
+		}
+	}
+}
+
+// virtualService is one for reviews.test on the gateway, with the rules given.
+func virtualService(rules string) string {
+	return "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: case}\nspec:\n  hosts: [reviews.test]\n  gateways: [gateway]\n  http:\n" +
+		"  " + strings.ReplaceAll(strings.TrimSpace(rules), "\n", "\n  ") + "\n"
+}

@@ -1,0 +1,231 @@
+package conformance
+
+import (
+	"fmt"
+	"math"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/slipway-mesh/slipway/test/kubetest"
+)
+
+const plain = "- route: [{destination: {host: reviews.test, subset: v1}}]"
+
+// A feature is a rule, and a check that holds with it and does not hold without it: the negative control, which is the
+// plain route to v1.
+type feature struct {
+	name  string
+	rules string // of the VirtualService
+	extra string // other objects
+	check func(m *mesh) error
+}
+
+func expect(condition bool, format string, args ...any) error {
+	if condition {
+		return nil
+	}
+	return fmt.Errorf(format, args...)
+}
+
+// version checks which version answers.
+func version(want, path string, headers ...string) func(*mesh) error {
+	return func(m *mesh) error {
+		response, got, err := m.get("reviews.test", path, headers...)
+		if err != nil {
+			return err
+		}
+		return expect(got.Version == want, "%s %v is answered by %q (%s), not %s", path, headers, got.Version, response.Status, want)
+	}
+}
+
+func both(checks ...func(*mesh) error) func(*mesh) error {
+	return func(m *mesh) error {
+		for _, check := range checks {
+			if err := check(m); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+const toV2 = "\n  route: [{destination: {host: reviews.test, subset: v2}}]\n" + plain
+
+var features = []feature{
+	{name: "match uri exact", rules: "- match: [{uri: {exact: /a}}]" + toV2, check: both(version("v2", "/a"), version("v1", "/ab"))},
+	{name: "match uri prefix", rules: "- match: [{uri: {prefix: /a}}]" + toV2, check: both(version("v2", "/ab"), version("v1", "/b"))},
+	{name: "match uri regex", rules: "- match: [{uri: {regex: \"/[0-9]+\"}}]" + toV2, check: both(version("v2", "/42"), version("v1", "/4x"))},
+	{name: "match ignoreUriCase", rules: "- match: [{uri: {exact: /a}, ignoreUriCase: true}]" + toV2, check: version("v2", "/A")},
+	{name: "match header exact", rules: "- match: [{headers: {end-user: {exact: jason}}}]" + toV2, check: both(version("v2", "/", "end-user", "jason"), version("v1", "/", "end-user", "alice"))},
+	{name: "match header regex", rules: "- match: [{headers: {cookie: {regex: \"^(.*?;)?(user=jason)(;.*)?$\"}}}]" + toV2, check: both(version("v2", "/", "cookie", "user=jason; a=b"), version("v1", "/"))},
+	{name: "match header presence", rules: "- match: [{headers: {x-any: {}}}]" + toV2, check: both(version("v2", "/", "x-any", "1"), version("v1", "/"))},
+	{name: "match withoutHeaders", rules: "- match: [{withoutHeaders: {x-not: {exact: a}}}]" + toV2, check: both(version("v2", "/"), version("v2", "/", "x-not", "b"), version("v1", "/", "x-not", "a"))},
+	{name: "match queryParams", rules: "- match: [{queryParams: {q: {exact: a}}}]" + toV2, check: both(version("v2", "/?q=a"), version("v1", "/?q=b"))},
+	{name: "match method", rules: "- match: [{method: {exact: GET}}]" + toV2, check: version("v2", "/")},
+	{name: "match authority", rules: "- match: [{authority: {prefix: reviews}}]" + toV2, check: version("v2", "/")},
+	{name: "match port", rules: fmt.Sprintf("- match: [{port: %d}]", gatewayPort) + toV2, check: version("v2", "/")},
+	{name: "rules in order", rules: "- match: [{uri: {prefix: /a/b}}]" + toV2 + "\n", check: both(version("v2", "/a/b"), version("v1", "/a"))},
+	{name: "weights", rules: "- route:\n  - {destination: {host: reviews.test, subset: v1}, weight: 75}\n  - {destination: {host: reviews.test, subset: v2}, weight: 25}", check: weights},
+	{name: "rewrite uri", rules: "- match: [{uri: {prefix: /old}}]\n  rewrite: {uri: /new}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		_, got, err := m.get("reviews.test", "/old/page")
+		return orErr(err, expect(got.Path == "/new/page", "path is %q", got.Path))
+	}},
+	{name: "rewrite authority", rules: "- rewrite: {authority: other.test}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		_, got, err := m.get("reviews.test", "/")
+		return orErr(err, expect(got.Host == "other.test", "host is %q", got.Host))
+	}},
+	{name: "rewrite by regex", rules: "- rewrite: {uriRegexRewrite: {match: \"/a/([^/]+)\", rewrite: \"/\\\\1/z\"}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		_, got, err := m.get("reviews.test", "/a/x")
+		return orErr(err, expect(got.Path == "/x/z", "path is %q", got.Path))
+	}},
+	{name: "redirect", rules: "- redirect: {uri: /there, authority: elsewhere.test, redirectCode: 302}", check: func(m *mesh) error {
+		response, _, err := m.get("reviews.test", "/")
+		if err != nil {
+			return err
+		}
+		return expect(response.StatusCode == 302 && response.Header.Get("location") == "http://elsewhere.test/there", "%s to %q", response.Status, response.Header.Get("location"))
+	}},
+	{name: "directResponse", rules: "- directResponse: {status: 418, body: {string: short}}", check: status(418)},
+	{name: "timeout", rules: "- timeout: 0.2s\n  retries: {attempts: 0}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		m.backends["v1"].delay.Store(600)
+		defer m.backends["v1"].delay.Store(0)
+		return status(504)(m)
+	}},
+	{name: "retries", rules: "- retries: {attempts: 3, retryOn: 5xx}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		m.backends["v1"].fail.Store(3)
+		defer m.backends["v1"].fail.Store(0)
+		return status(200)(m)
+	}},
+	{name: "retries off", rules: "- retries: {attempts: 0}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		m.backends["v1"].fail.Store(1)
+		defer m.backends["v1"].fail.Store(0)
+		return status(503)(m)
+	}},
+	{name: "fault abort", rules: "- fault: {abort: {httpStatus: 555, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: status(555)},
+	{name: "fault abort grpcStatus", rules: "- fault: {abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		response, _, err := m.get("reviews.test", "/")
+		if err != nil {
+			return err
+		}
+		return expect(response.Header.Get("grpc-status") == "14", "answered %v", response.Header)
+	}},
+	{name: "fault delay", rules: "- fault: {delay: {fixedDelay: 0.3s, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		began := time.Now()
+		err := status(200)(m)
+		return orErr(err, expect(time.Since(began) >= 300*time.Millisecond, "answered after %s", time.Since(began)))
+	}},
+	{name: "fault delay percent as old documents write it", rules: "- fault: {delay: {fixedDelay: 0.3s, percent: 100}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		began := time.Now()
+		err := status(200)(m)
+		return orErr(err, expect(time.Since(began) >= 300*time.Millisecond, "answered after %s", time.Since(began)))
+	}},
+	{name: "headers", rules: "- headers: {request: {set: {x-set: one}, add: {x-add: two}, remove: [x-gone]}, response: {set: {x-back: three}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		response, got, err := m.get("reviews.test", "/", "x-gone", "here", "x-set", "before")
+		if err != nil {
+			return err
+		}
+		h := got.Headers
+		return expect(h.Get("x-set") == "one" && h.Get("x-add") == "two" && h.Get("x-gone") == "" && response.Header.Get("x-back") == "three", "request %v, response %v", h, response.Header)
+	}},
+	{name: "headers of a destination", rules: "- route:\n  - destination: {host: reviews.test, subset: v1}\n    headers: {request: {set: {x-set: one}}}", check: func(m *mesh) error {
+		_, got, err := m.get("reviews.test", "/")
+		return orErr(err, expect(got.Headers.Get("x-set") == "one", "request %v", got.Headers))
+	}},
+	{name: "mirror", rules: "- mirror: {host: reviews.test, subset: v2}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		before := m.backends["v2"].hits.Load()
+		if err := version("v1", "/")(m); err != nil {
+			return err
+		}
+		for range 40 {
+			if m.backends["v2"].hits.Load() > before {
+				return nil
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		return fmt.Errorf("the mirror got nothing")
+	}},
+	{name: "cors", rules: "- corsPolicy: {allowOrigins: [{exact: \"https://a.test\"}], allowMethods: [GET]}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		response, _, err := m.get("reviews.test", "/", "origin", "https://a.test")
+		if err != nil {
+			return err
+		}
+		return expect(response.Header.Get("access-control-allow-origin") == "https://a.test", "response %v", response.Header)
+	}},
+	{name: "subset without a version label takes all", rules: "- route: [{destination: {host: reviews.test}}]", check: func(m *mesh) error {
+		seen := map[string]bool{}
+		for range 60 {
+			_, got, err := m.get("reviews.test", "/")
+			if err != nil {
+				return err
+			}
+			seen[got.Version] = true
+		}
+		return expect(len(seen) == 2, "served by %v", seen)
+	}},
+	{name: "ServiceEntry by DNS", rules: "- route: [{destination: {host: dns.localhost, port: {number: 8080}}}]", extra: "dns", check: version("v2", "/")},
+}
+
+func status(want int) func(*mesh) error {
+	return func(m *mesh) error {
+		response, _, err := m.get("reviews.test", "/")
+		if err != nil {
+			return err
+		}
+		return expect(response.StatusCode == want, "answered %s, not %d", response.Status, want)
+	}
+}
+
+func orErr(err, otherwise error) error {
+	if err != nil {
+		return err
+	}
+	return otherwise
+}
+
+// weights counts 400 requests: within four standard deviations of 75 and 25 %.
+func weights(m *mesh) error {
+	const n = 400
+	counts := map[string]int{}
+	for range n {
+		_, got, err := m.get("reviews.test", "/")
+		if err != nil {
+			return err
+		}
+		counts[got.Version]++
+	}
+	bound := 4 * math.Sqrt(n*0.75*0.25)
+	return expect(math.Abs(float64(counts["v1"])-n*0.75) <= bound, "served by %v of %d", counts, n)
+}
+
+// TestFeatures runs each feature, then its negative control: with the rule taken away the same check must fail.
+func TestFeatures(t *testing.T) {
+	m := start(t)
+	m.kube.Apply(t, virtualService(plain))
+	kubetest.Eventually(t, 20*time.Second, func() error { return version("v1", "/")(m) })
+	dns := fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: dns}\nspec:\n  hosts: [dns.localhost]\n  location: MESH_EXTERNAL\n  resolution: DNS\n  ports: [{number: 8080, name: http, protocol: HTTP, targetPort: %d}]\n", m.backends["v2"].port)
+	for _, f := range features {
+		t.Run(f.name, func(t *testing.T) {
+			if f.extra == "dns" {
+				m.kube.Apply(t, dns)
+			}
+			m.kube.Apply(t, virtualService(f.rules))
+			kubetest.Eventually(t, 10*time.Second, func() error { return f.check(m) })
+			m.kube.Apply(t, virtualService(plain))
+			kubetest.Eventually(t, 10*time.Second, func() error {
+				if f.check(m) == nil {
+					return fmt.Errorf("the check holds without the rule as well")
+				}
+				return nil
+			})
+			kubetest.Eventually(t, 10*time.Second, func() error { return version("v1", "/")(m) })
+		})
+	}
+	m.rejections(t)
+	t.Run("no route to another host", func(t *testing.T) {
+		response, _, err := m.get("nobody.test", "/")
+		if err != nil || response.StatusCode != http.StatusNotFound {
+			t.Errorf("answered %v %v", response, err)
+		}
+	})
+}
