@@ -40,7 +40,7 @@ func kubeInjectCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			switch os.Getenv("ENABLE_NATIVE_SIDECARS") {
+			switch env("ENABLE_NATIVE_SIDECARS") {
 			case "true":
 				native = true
 			case "false":

@@ -104,7 +104,7 @@ var features = []feature{
 	}},
 	{name: "fault abort", rules: "- fault: {abort: {httpStatus: 555, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: status(555)},
 	{name: "fault abort grpcStatus", rules: "- fault: {abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
-		response, _, err := m.get("reviews.test", "/")
+		response, _, err := m.get("reviews.test", "/", "content-type", "application/grpc")
 		if err != nil {
 			return err
 		}

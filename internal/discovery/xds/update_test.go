@@ -1,0 +1,74 @@
+package xds
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	api "istio.io/api/networking/v1alpha3"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
+	"github.com/slipway-mesh/slipway/internal/discovery/scope"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
+)
+
+func pick(r *rand.Rand, list ...string) string { return list[r.IntN(len(list))] }
+
+func change(r *rand.Rand) source.Change {
+	namespace, name := pick(r, "a", "b"), fmt.Sprintf("o%d", r.IntN(4))
+	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
+	c := source.Change{Kind: pick(r, "Service", "Service", "VirtualService", "DestinationRule", "ServiceEntry"), Namespace: namespace, Name: name}
+	if r.IntN(4) == 0 {
+		return c
+	}
+	switch c.Kind {
+	case "Service":
+		c.Object = &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: pick(r, "10.0.0.1", "10.0.0.2", "None"),
+			Ports: []corev1.ServicePort{{Name: pick(r, "http", "tcp", "x"), Port: int32(80 + r.IntN(2))}}}}
+	case "VirtualService":
+		c.Object = &networking.VirtualService{ObjectMeta: meta, Spec: api.VirtualService{Hosts: []string{pick(r, "o0", "o1", "*.test", "new.test")},
+			Http: []*api.HTTPRoute{{Route: []*api.HTTPRouteDestination{{Destination: &api.Destination{Host: pick(r, "o0", "o1"), Subset: "v1"}}}}}}}
+	case "DestinationRule":
+		c.Object = &networking.DestinationRule{ObjectMeta: meta, Spec: api.DestinationRule{Host: pick(r, "o0", "o1.test"), Subsets: []*api.Subset{{Name: pick(r, "v1", "v2")}},
+			TrafficPolicy: &api.TrafficPolicy{LoadBalancer: &api.LoadBalancerSettings{LbPolicy: &api.LoadBalancerSettings_ConsistentHash{ConsistentHash: &api.LoadBalancerSettings_ConsistentHashLB{
+				HashKey: &api.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName{HttpHeaderName: pick(r, "x", "y")}}}}}}}
+	case "ServiceEntry":
+		c.Object = &networking.ServiceEntry{ObjectMeta: meta, Spec: api.ServiceEntry{Hosts: []string{name + ".test"}, Addresses: []string{pick(r, "10.0.0.1", "20.0.0.1")}, Resolution: api.ServiceEntry_STATIC,
+			Ports: []*api.ServicePort{{Number: 80, Name: "p", Protocol: pick(r, "HTTP", "TCP", "TLS")}}, Endpoints: []*api.WorkloadEntry{{Address: pick(r, "1.1.1.1", "1.1.1.2")}}}}
+	}
+	return c
+}
+
+// held lists a view's resources with their versions.
+func held(o *envoy.Outbound) map[string]string {
+	out := map[string]string{}
+	for name, section := range map[string]*envoy.Section{"cds": o.Clusters(), "eds": o.Endpoints(), "lds": o.Listeners(), "rds": o.Tables(), "vhds": o.VirtualHosts()} {
+		section.Each(func(r *envoy.Resource) { out[name+" "+r.Name] = r.Version })
+	}
+	return out
+}
+
+// TestUpdateEqualsFromScratch: a view that follows the mesh step by step is the one that is computed of the last state.
+func TestUpdateEqualsFromScratch(t *testing.T) {
+	options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: "istio-system", MeshConfigMap: "istio"}
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		state := resolve.Start(options)
+		key := scope.KeyOf(state.World, &mesh.Proxy{Namespace: "a"})
+		follower := newClass(state.World, key)
+		for step := range 40 {
+			next, dirty := resolve.Next(state, []source.Change{change(r), change(r)})
+			state = next
+			follower.update(state.World, dirty)
+			if diff := cmp.Diff(held(newClass(state.World, key).outbound), held(follower.outbound)); diff != "" {
+				t.Fatalf("seed %d, step %d: the view differs from one from scratch (-scratch +steps):\n%s", seed, step, diff)
+			}
+		}
+	}
+}

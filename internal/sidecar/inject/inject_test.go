@@ -1,0 +1,157 @@
+package inject
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+func testConfig(t *testing.T) *Config {
+	t.Helper()
+	template, err := os.ReadFile("../../../charts/istiod/files/sidecar.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	values := `{"global": {"hub": "hub", "tag": "tag", "logging": {"level": "info"}, "multiCluster": {}, "proxy": {"clusterDomain": "cluster.local", "logLevel": "warning",
+		"componentLogLevel": "misc:error", "includeIPRanges": "*", "includeInboundPorts": "*", "startupProbe": {"enabled": true, "failureThreshold": 600},
+		"readinessPeriodSeconds": 15, "readinessFailureThreshold": 4, "readinessInitialDelaySeconds": 0, "resources": {"requests": {"cpu": "10m"}}}, "proxy_init": {"resources": {}}}}`
+	config, err := ParseConfig("policy: enabled\ndefaultTemplates: [sidecar]\ntemplates: {sidecar: x}", values, "defaultConfig: {discoveryAddress: \"istiod.istio-system.svc:15012\"}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config.Templates["sidecar"] = string(template)
+	return config
+}
+
+func pods() map[string]*corev1.Pod {
+	app := corev1.Container{Name: "app", Image: "app", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}
+	return map[string]*corev1.Pod{
+		"plain":      {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
+		"init":       {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "first"}}, Containers: []corev1.Container{app}}},
+		"volumes":    {ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"app": "x"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}, Volumes: []corev1.Volume{{Name: "own"}}}},
+		"annotated":  {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"traffic.sidecar.istio.io/excludeOutboundPorts": "5432", "prometheus.io/scrape": "false"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
+		"two apps":   {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: "other"}}}},
+		"deployment": {ObjectMeta: metav1.ObjectMeta{GenerateName: "d-5d4-", Labels: map[string]string{"pod-template-hash": "5d4"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
+	}
+}
+
+// TestInjectTwice: injecting what is injected changes nothing, natively and classically, and from one to the other.
+func TestInjectTwice(t *testing.T) {
+	config := testConfig(t)
+	for name, pod := range pods() {
+		for _, native := range []bool{false, true} {
+			original := pod.DeepCopy()
+			once, err := Pod(config, Request{Pod: pod, Namespace: "n", Native: native})
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if diff := cmp.Diff(original, pod); diff != "" {
+				t.Errorf("%s: the given pod was changed:\n%s", name, diff)
+			}
+			twice, err := Pod(config, Request{Pod: once, Namespace: "n", Native: native})
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if diff := cmp.Diff(once, twice); diff != "" {
+				t.Errorf("%s, native %v: injecting twice differs:\n%s", name, native, diff)
+			}
+			other, err := Pod(config, Request{Pod: once, Namespace: "n", Native: !native})
+			if err != nil {
+				t.Fatal(err)
+			}
+			back, err := Pod(config, Request{Pod: other, Namespace: "n", Native: native})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(once, back); diff != "" {
+				t.Errorf("%s, native %v: there and back differs:\n%s", name, native, diff)
+			}
+		}
+	}
+}
+
+func TestShape(t *testing.T) {
+	config := testConfig(t)
+	for _, native := range []bool{false, true} {
+		pod, err := Pod(config, Request{Pod: pods()["init"], Namespace: "n", Native: native})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []string
+		for _, c := range pod.Spec.InitContainers {
+			names = append(names, c.Name)
+		}
+		names = append(names, "|")
+		for _, c := range pod.Spec.Containers {
+			names = append(names, c.Name)
+		}
+		want := map[bool]string{false: "first istio-init | app istio-proxy", true: "istio-init istio-proxy first | app"}[native]
+		if got := strings.Join(names, " "); got != want {
+			t.Errorf("native %v: containers are %q, not %q", native, got, want)
+		}
+		var status struct{ InitContainers, Containers []string }
+		if err := json.Unmarshal([]byte(pod.Annotations[keyStatus]), &status); err != nil || len(status.InitContainers)+len(status.Containers) != 2 {
+			t.Errorf("status annotation %s (%v)", pod.Annotations[keyStatus], err)
+		}
+	}
+}
+
+func TestWanted(t *testing.T) {
+	config := testConfig(t)
+	for _, c := range []struct {
+		name      string
+		pod       corev1.Pod
+		namespace string
+		want      bool
+	}{
+		{"undecided", corev1.Pod{}, "n", true},
+		{"host network", corev1.Pod{Spec: corev1.PodSpec{HostNetwork: true}}, "n", false},
+		{"system namespace", corev1.Pod{}, "kube-system", false},
+		{"label false", corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{keyInject: "false"}}}, "n", false},
+		{"annotation false", corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{keyInject: "false"}}}, "n", false},
+		{"label before annotation", corev1.Pod{ObjectMeta: metav1.ObjectMeta{Labels: map[string]string{keyInject: "true"}, Annotations: map[string]string{keyInject: "false"}}}, "n", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got, why := Wanted(config, &c.pod, c.namespace); got != c.want || !got && why == "" {
+				t.Errorf("wanted: %v (%s)", got, why)
+			}
+		})
+	}
+}
+
+func TestStreamPassesOtherDocuments(t *testing.T) {
+	in := "apiVersion: v1\nkind: Service\nmetadata:\n  name:   odd   # comment\n---\napiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {name: d}\nspec:\n  template:\n    spec:\n      containers: [{name: a, image: b}]\n"
+	var out, warnings bytes.Buffer
+	if err := Stream(testConfig(t), "", false, strings.NewReader(in), &out, &warnings); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(out.String(), "apiVersion: v1\nkind: Service\nmetadata:\n  name:   odd   # comment\n---\n") {
+		t.Errorf("the Service did not pass as it was:\n%s", out.String())
+	}
+	if !strings.Contains(out.String(), "name: istio-proxy") {
+		t.Errorf("the Deployment was not injected:\n%s", out.String())
+	}
+}
+
+func BenchmarkInject(b *testing.B) {
+	template, err := os.ReadFile("../../../charts/istiod/files/sidecar.yaml")
+	if err != nil {
+		b.Fatal(err)
+	}
+	config := &Config{Policy: "enabled", DefaultTemplates: []string{"sidecar"}, Templates: map[string]string{"sidecar": string(template)}}
+	if err := json.Unmarshal([]byte(`{"global": {"logging": {}, "multiCluster": {}, "proxy": {"startupProbe": {}, "resources": {}}, "proxy_init": {}}}`), &config.Values); err != nil {
+		b.Fatal(err)
+	}
+	pod := pods()["plain"]
+	for b.Loop() {
+		if _, err := Pod(config, Request{Pod: pod, Namespace: "n", Native: true}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

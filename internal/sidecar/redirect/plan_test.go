@@ -1,0 +1,90 @@
+package redirect
+
+import (
+	"net/netip"
+	"testing"
+)
+
+// packet is a new TCP connection.
+type packet struct {
+	loopback bool
+	uid, gid uint32
+	from, to string
+	port     uint16
+}
+
+// decide is what the rules do with a packet: the first that matches.
+func decide(rules []Rule, p packet) Verdict {
+	for _, r := range rules {
+		if matches(r, p) {
+			return r.Verdict
+		}
+	}
+	return Return
+}
+
+func matches(r Rule, p packet) bool {
+	from, to := netip.MustParseAddr(p.from), netip.MustParseAddr(p.to)
+	switch {
+	case r.Loopback && !p.loopback,
+		r.UID != nil && (*r.UID == p.uid) == r.Not,
+		r.GID != nil && (*r.GID == p.gid) == r.Not,
+		r.Source.IsValid() && !r.Source.Contains(from),
+		r.Destination.IsValid() && !r.Destination.Contains(to),
+		r.NotDestination.IsValid() && (r.NotDestination.Contains(to) || r.NotDestination.Addr().Is4() != to.Is4()),
+		r.Port != 0 && r.Port != p.port,
+		r.NotPort != 0 && r.NotPort == p.port:
+		return false
+	}
+	return true
+}
+
+func TestPlan(t *testing.T) {
+	const pod, remote = "10.1.0.5", "10.2.0.9"
+	all := Options{OutboundPort: 15001, InboundPort: 15006, ProxyUID: 1337, ProxyGID: 1337, IncludeInbound: "*", ExcludeInbound: "15090,15021", IncludeOutboundRanges: "*"}
+	with := func(change func(*Options)) Options { o := all; change(&o); return o }
+	app, proxy := packet{uid: 1000, gid: 1000, from: pod}, packet{uid: 1337, gid: 1337, from: pod}
+	to := func(p packet, ip string, port uint16) packet { p.to, p.port = ip, port; return p }
+	lo := func(p packet) packet { p.loopback = true; return p }
+	for _, c := range []struct {
+		name    string
+		options Options
+		inbound bool
+		packet  packet
+		want    Verdict
+	}{
+		{"remote to the application", all, true, packet{from: remote, to: pod, port: 80}, ToInbound},
+		{"remote to the proxy's own port", all, true, packet{from: remote, to: pod, port: 15021}, Return},
+		{"only listed inbound ports", with(func(o *Options) { o.IncludeInbound = "80" }), true, packet{from: remote, to: pod, port: 81}, Return},
+		{"application to remote", all, false, to(app, remote, 80), ToOutbound},
+		{"application to remote by IPv6", all, false, packet{uid: 1000, gid: 1000, from: "fd00::1", to: "fd00::2", port: 80}, ToOutbound},
+		{"application to its own pod", all, false, lo(to(app, pod, 80)), Return},
+		{"application to localhost", all, false, lo(to(app, "127.0.0.1", 80)), Return},
+		{"proxy to remote", all, false, to(proxy, remote, 80), Return},
+		{"proxy to its own pod", all, false, lo(to(proxy, pod, 80)), ToInbound},
+		{"proxy to the application", all, false, lo(packet{uid: 1337, gid: 1337, from: "127.0.0.6", to: pod, port: 80}), Return},
+		{"excluded port", with(func(o *Options) { o.ExcludeOutboundPorts = "5432" }), false, to(app, remote, 5432), Return},
+		{"excluded range", with(func(o *Options) { o.ExcludeOutboundRanges = "10.2.0.0/16" }), false, to(app, remote, 80), Return},
+		{"only included range", with(func(o *Options) { o.IncludeOutboundRanges = "10.3.0.0/16" }), false, to(app, remote, 80), Return},
+		{"included port outside the ranges", with(func(o *Options) { o.IncludeOutboundRanges, o.IncludeOutboundPorts = "10.3.0.0/16", "80" }), false, to(app, remote, 80), ToOutbound},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			plan, err := NewPlan(c.options)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rules := plan.Outbound
+			if c.inbound {
+				rules = plan.Inbound
+			}
+			if got := decide(rules, c.packet); got != c.want {
+				t.Errorf("verdict %d, not %d", got, c.want)
+			}
+		})
+	}
+	for _, bad := range []Options{{IncludeInbound: "x"}, {ExcludeOutboundRanges: "nonsense"}, {IncludeInbound: "*", ExcludeInbound: "70000"}} {
+		if _, err := NewPlan(bad); err == nil {
+			t.Errorf("%+v is accepted", bad)
+		}
+	}
+}
