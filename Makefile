@@ -47,7 +47,7 @@ bench: ## benchmarks of the pure steps
 .PHONY: lint
 lint: bin/golangci-lint ## vet, format and the linters of .golangci.yml
 	bin/golangci-lint run ./...
-	cd test/cluster && ../../bin/golangci-lint run --config ../../.golangci.yml .
+	cd test/cluster && ../../bin/golangci-lint run --config ../../.golangci.yml . ./pause
 
 bin/golangci-lint: tools/go.mod
 	cd tools && go build -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint

@@ -18,9 +18,10 @@ import (
 const (
 	// RootLifetime is that of a self-signed root.
 	RootLifetime = 10 * 365 * 24 * time.Hour
-	// DefaultLifetime and MaxLifetime are those of workload certificates.
+	// DefaultLifetime is that of a workload's certificate.
 	DefaultLifetime = 24 * time.Hour
-	MaxLifetime     = 90 * 24 * time.Hour
+	// MaxLifetime is the longest that a workload may ask for.
+	MaxLifetime = 90 * 24 * time.Hour
 	// skew is how far back certificates are dated, for clocks that are behind.
 	skew = 2 * time.Minute
 )

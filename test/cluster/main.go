@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"syscall"
 )
 
@@ -32,7 +33,7 @@ func main() {
 }
 
 // errUsage asks for the usage text.
-var errUsage = errors.New("unknown command\n" + usage)
+var errUsage = errors.New("unknown command\n" + strings.TrimSpace(usage))
 
 func run(args []string) error {
 	if len(args) == 0 {

@@ -17,7 +17,6 @@ import (
 type process struct {
 	name string
 	args []string // args[0] is the program
-	path string   // what to execute, where it is not args[0]
 }
 
 // start runs the process in the background, unless it runs already. nsenter, not `ip netns exec`: that one remounts

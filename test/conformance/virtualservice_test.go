@@ -84,7 +84,7 @@ var features = []feature{
 		if err != nil {
 			return err
 		}
-		return expect(response.StatusCode == 302 && response.Header.Get("location") == "http://elsewhere.test/there", "%s to %q", response.Status, response.Header.Get("location"))
+		return expect(response.StatusCode == http.StatusFound && response.Header.Get("location") == "http://elsewhere.test/there", "%s to %q", response.Status, response.Header.Get("location"))
 	}},
 	{name: "directResponse", rules: "- directResponse: {status: 418, body: {string: short}}", check: status(418)},
 	{name: "timeout", rules: "- timeout: 0.2s\n  retries: {attempts: 0}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {

@@ -217,7 +217,7 @@ func Objects(t testing.TB, stream string) []*unstructured.Unstructured {
 func (s *Server) Apply(t testing.TB, stream string) {
 	t.Helper()
 	for _, object := range Objects(t, stream) {
-		if object.GetNamespace() == "" && !strings.Contains("Namespace CustomResourceDefinition", object.GetKind()) {
+		if object.GetNamespace() == "" && object.GetKind() != "Namespace" && object.GetKind() != "CustomResourceDefinition" {
 			object.SetNamespace("default")
 		}
 		if err := s.Client.Apply(context.Background(), client.ApplyConfigurationFromUnstructured(object), client.FieldOwner("test"), client.ForceOwnership); err != nil {

@@ -48,10 +48,10 @@ func Inbound(config *mesh.Config, in *mesh.Inbound) InboundSections {
 // each protocol that may be inside.
 func inboundChains(config *mesh.Config, port mesh.InboundPort, target string) []*listener.FilterChain {
 	http := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
-		return inboundChain(config, port, target, m, secure, managerFilter(inboundManager(config, port, target, secure)))
+		return inboundChain(config, port, m, secure, managerFilter(inboundManager(config, port, target, secure)))
 	}
 	tcp := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
-		return inboundChain(config, port, target, m, secure, tcpTo(config, nil, target))
+		return inboundChain(config, port, m, secure, tcpTo(config, nil, target))
 	}
 	var chains []*listener.FilterChain
 	if port.Mode != mesh.Disable {
@@ -93,7 +93,7 @@ func meshALPN(mode mesh.MTLSMode) []string {
 	return alpnAll
 }
 
-func inboundChain(config *mesh.Config, port mesh.InboundPort, target string, m *listener.FilterChainMatch, secure bool, filter *listener.Filter) *listener.FilterChain {
+func inboundChain(config *mesh.Config, port mesh.InboundPort, m *listener.FilterChainMatch, secure bool, filter *listener.Filter) *listener.FilterChain {
 	out := &listener.FilterChain{Name: wildcard + "_" + itoa(port.Port), FilterChainMatch: m, Filters: []*listener.Filter{filter}}
 	if port.Port != 0 {
 		m.DestinationPort = u32(port.Port)
@@ -119,7 +119,7 @@ func inboundManager(config *mesh.Config, port mesh.InboundPort, target string, s
 			Name: "default", Match: routeMatch(nil), Decorator: &route.Decorator{Operation: port.Service + ":" + itoa(port.Number) + "/*"},
 			Action: &route.Route_Route{Route: &route.RouteAction{
 				ClusterSpecifier: &route.RouteAction_Cluster{Cluster: target}, Timeout: durationpb.New(0),
-				MaxGrpcTimeout: durationpb.New(0), //nolint:staticcheck // as in action
+				MaxGrpcTimeout: durationpb.New(0),
 			}},
 		}}}},
 	})

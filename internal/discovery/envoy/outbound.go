@@ -48,11 +48,19 @@ type Outbound struct {
 	users        *iradix.Tree[struct{}] // by destination host NUL host: whose routes read another host's rule or port
 }
 
-// Clusters, Endpoints, Listeners, Tables and VirtualHosts are the sections by resource type.
-func (o *Outbound) Clusters() *Section     { return o.clusters.Section }
-func (o *Outbound) Endpoints() *Section    { return o.endpoints.Section }
-func (o *Outbound) Listeners() *Section    { return o.listeners }
-func (o *Outbound) Tables() *Section       { return o.tables }
+// Clusters are the clusters of all hosts.
+func (o *Outbound) Clusters() *Section { return o.clusters.Section }
+
+// Endpoints are the load assignments of the clusters that have some.
+func (o *Outbound) Endpoints() *Section { return o.endpoints.Section }
+
+// Listeners are virtualOutbound and one for each address that hosts want.
+func (o *Outbound) Listeners() *Section { return o.listeners }
+
+// Tables are the route tables, without the virtual hosts that are sent one by one.
+func (o *Outbound) Tables() *Section { return o.tables }
+
+// VirtualHosts are those of all tables, named TABLE/NAME.
 func (o *Outbound) VirtualHosts() *Section { return o.virtualHosts }
 
 // NewOutbound has what every scope has; Next adds the hosts.

@@ -106,7 +106,7 @@ func action(rule *mesh.Route, c routeContext) *route.RouteAction {
 	if rule.TimeoutMillis > 0 {
 		out.Timeout = millis(rule.TimeoutMillis)
 	}
-	out.MaxGrpcTimeout = out.Timeout //nolint:staticcheck // its successor, max_stream_duration, would turn the timeout off
+	out.MaxGrpcTimeout = out.Timeout // its successor, max_stream_duration, would turn the timeout off
 	rewrite(out, rule.Rewrite)
 	if host := hostOverride(rule.Headers); host != "" {
 		out.HostRewriteSpecifier = &route.RouteAction_HostRewriteLiteral{HostRewriteLiteral: host}

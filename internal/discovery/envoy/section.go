@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"slices"
+
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 )
 
@@ -55,7 +57,7 @@ func (s *Section) Next(changes map[string]*Resource) *Section {
 	if len(changed) == 0 {
 		return s
 	}
-	steps := append(s.steps[:len(s.steps):len(s.steps)], changed)
+	steps := slices.Concat(s.steps, [][]string{changed})
 	if len(steps) > historyLength {
 		steps = steps[len(steps)-historyLength:]
 	}

@@ -70,7 +70,7 @@ func catchAll(config *mesh.Config) *route.VirtualHost {
 	return &route.VirtualHost{Name: "allow_any", Domains: []string{"*"}, Routes: []*route.Route{{
 		Name: "allow_any", Match: routeMatch(nil), Action: &route.Route_Route{Route: &route.RouteAction{
 			ClusterSpecifier: &route.RouteAction_Cluster{Cluster: PassthroughCluster}, Timeout: durationpb.New(0),
-			MaxGrpcTimeout: durationpb.New(0), //nolint:staticcheck // as in action
+			MaxGrpcTimeout: durationpb.New(0),
 		}},
 	}}}
 }

@@ -34,10 +34,6 @@ func address(ip string, port uint32) *core.Address {
 	}}}
 }
 
-func cidr(ip string, bits uint32) *core.CidrRange {
-	return &core.CidrRange{AddressPrefix: ip, PrefixLen: u32(bits)}
-}
-
 func exact(text string) *matcher.StringMatcher {
 	return &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_Exact{Exact: text}}
 }

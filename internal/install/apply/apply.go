@@ -51,8 +51,8 @@ func (c Cluster) applyOne(ctx context.Context, object Object, known Inventory) (
 	}
 	desired := object.DeepCopy()
 	if exists {
-		if keep, reason := keepLive(desired, live); keep {
-			return Action(reason), nil
+		if keep, action := keepLive(desired, live); keep {
+			return action, nil
 		}
 		handOver(desired, live)
 		if known[RefOf(object)] == Hash(object) && covers(live.Object, desired.Object) {

@@ -46,9 +46,10 @@ func findElement(list []any, step string) (int, error) {
 func cutUnescaped(s string) (before, after string, found bool) {
 	plain := func(s string) string { return strings.ReplaceAll(s, `\:`, ":") }
 	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' {
+		switch s[i] {
+		case '\\':
 			i++
-		} else if s[i] == ':' {
+		case ':':
 			return plain(s[:i]), plain(s[i+1:]), true
 		}
 	}

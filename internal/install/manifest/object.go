@@ -45,12 +45,14 @@ func parse(source, stream string) ([]Object, error) {
 	return objects, nil
 }
 
+func toYAML(v any) ([]byte, error) { return yaml.Marshal(v) }
+
 // YAML writes objects as one stream of documents. CRDs are written as JSON, which is YAML as well: nobody reads
 // their schemas here, and to write them as YAML takes longer than all the rest.
 func YAML(objects []Object) ([]byte, error) {
 	var out bytes.Buffer
 	for _, object := range objects {
-		encode := func(v any) ([]byte, error) { return yaml.Marshal(v) }
+		encode := toYAML
 		if object.GetKind() == "CustomResourceDefinition" {
 			encode = json.Marshal
 		}

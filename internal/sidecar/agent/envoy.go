@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -48,7 +49,10 @@ func (e *envoy) run(ctx, serving context.Context) error {
 	go func() { exited <- cmd.Wait() }()
 	select {
 	case err := <-exited:
-		return fmt.Errorf("ended by itself: %v", err)
+		if err == nil {
+			err = errors.New("with status 0")
+		}
+		return fmt.Errorf("ended by itself: %w", err)
 	case <-serving.Done():
 	case <-ctx.Done():
 		if !e.draining.Load() {

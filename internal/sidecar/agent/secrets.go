@@ -79,11 +79,11 @@ func (s *secrets) set(certificate *identity.Certificate, err error) {
 	}
 }
 
-// state returns the certificate, the last failure, and a channel that is closed at the next change.
-func (s *secrets) state() (*identity.Certificate, error, <-chan struct{}) {
+// state returns the certificate, a channel that is closed at the next change, and the last failure.
+func (s *secrets) state() (*identity.Certificate, <-chan struct{}, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.current, s.lastErr, s.changed
+	return s.current, s.changed, s.lastErr
 }
 
 // serve offers SDS on the workload socket.
@@ -119,7 +119,7 @@ func (s *secrets) StreamSecrets(rpc secretservice.SecretDiscoveryService_StreamS
 	var sent *identity.Certificate
 	version := 0
 	for {
-		certificate, _, changed := s.state()
+		certificate, changed, _ := s.state()
 		if certificate != nil && certificate != sent && len(names) > 0 {
 			version++
 			response, err := secretResponse(names, certificate, strconv.Itoa(version))

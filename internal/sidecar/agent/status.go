@@ -47,7 +47,7 @@ func serveStatus(ctx context.Context, o Options, s *secrets, e *envoy) error {
 }
 
 func whyNotReady(ctx context.Context, s *secrets) string {
-	if certificate, err, _ := s.state(); certificate == nil {
+	if certificate, _, err := s.state(); certificate == nil {
 		if err != nil {
 			return "no certificate yet: " + err.Error()
 		}

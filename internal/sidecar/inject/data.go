@@ -37,9 +37,7 @@ func templateData(config *Config, request Request, pod *corev1.Pod) data {
 			continue
 		}
 		containers = append(containers, c.Name)
-		for _, p := range c.Ports {
-			d.PodPorts = append(d.PodPorts, p)
-		}
+		d.PodPorts = append(d.PodPorts, c.Ports...)
 	}
 	d.AppContainers = strings.Join(containers, ",")
 	if len(containers) > 0 {

@@ -2,6 +2,7 @@ package inject
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -46,8 +47,12 @@ func (w *Webhook) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 	}
 	review := admission.AdmissionReview{}
 	answer := admission.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}}
-	if err := json.Unmarshal(body, &review); err != nil || review.Request == nil {
-		answer.Response = denied(fmt.Errorf("could not decode body: %v", err))
+	err = json.Unmarshal(body, &review)
+	if err == nil && review.Request == nil {
+		err = errors.New("there is no request in it")
+	}
+	if err != nil {
+		answer.Response = denied(fmt.Errorf("could not decode body: %w", err))
 	} else {
 		answer.TypeMeta = review.TypeMeta
 		answer.Response = w.review(review.Request)
