@@ -28,7 +28,7 @@ wait_healthy() {
   local last="" now status
   for _ in $(seq 1 300); do
     now=$(kubectl get iop -n istio-system example-istiocontrolplane -o jsonpath='{.status.observedGeneration}/{.metadata.generation} {.status.status} {.status.message}')
-    [ "$now" = "$last" ] || printf '  %s\n' "${now#* }"
+    [ "$now" = "$last" ] || [ -z "${now#* }" ] || [ "${now#* }" = " " ] || printf '  %s\n' "${now#* }"
     last=$now
     status=${now#* }; status=${status%% *}
     case $now in

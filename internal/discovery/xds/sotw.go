@@ -45,22 +45,7 @@ func (e *endpoint) StreamAggregatedResources(rpc discovery.AggregatedDiscoverySe
 		return err
 	}
 	defer e.leave(st.stream)
-	requests := make(chan *discovery.DiscoveryRequest)
-	failed := make(chan error, 1)
-	go func() { // ends with the stream
-		for {
-			request, err := rpc.Recv()
-			if err != nil {
-				failed <- err
-				return
-			}
-			select {
-			case requests <- request:
-			case <-rpc.Context().Done():
-				return
-			}
-		}
-	}()
+	requests, failed := receive(rpc.Context(), rpc.Recv)
 	if err := st.handle(first); err != nil {
 		return err
 	}

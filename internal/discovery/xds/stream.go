@@ -75,22 +75,7 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 		return err
 	}
 	defer e.leave(st)
-	requests := make(chan *discovery.DeltaDiscoveryRequest)
-	failed := make(chan error, 1)
-	go func() { // ends with the stream: Recv fails then, and done frees a waiting send
-		for {
-			request, err := rpc.Recv()
-			if err != nil {
-				failed <- err
-				return
-			}
-			select {
-			case requests <- request:
-			case <-rpc.Context().Done():
-				return
-			}
-		}
-	}()
+	requests, failed := receive(rpc.Context(), rpc.Recv)
 	if err := st.handle(first); err != nil {
 		return err
 	}
