@@ -3,6 +3,8 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"path"
@@ -49,7 +51,53 @@ func write(file string, i image) error {
 		}
 		tags[tag] = made
 	}
-	return tarball.MultiWriteToFile(file, tags)
+	var archive bytes.Buffer
+	if err := tarball.MultiWrite(tags, &archive); err != nil {
+		return err
+	}
+	sorted, err := sortTags(&archive)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, sorted, 0o644)
+}
+
+// sortTags orders the tags in an archive's manifest, which the library writes in the order of a map.
+func sortTags(archive io.Reader) ([]byte, error) {
+	var out bytes.Buffer
+	r, w := tar.NewReader(archive), tar.NewWriter(&out)
+	for {
+		header, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return out.Bytes(), w.Close()
+		}
+		if err != nil {
+			return nil, err
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			return nil, err
+		}
+		if header.Name == "manifest.json" {
+			var manifest tarball.Manifest
+			if err := json.Unmarshal(content, &manifest); err != nil {
+				return nil, err
+			}
+			for i := range manifest {
+				sort.Strings(manifest[i].RepoTags)
+			}
+			if content, err = json.Marshal(manifest); err != nil {
+				return nil, err
+			}
+			header.Size = int64(len(content))
+		}
+		if err := w.WriteHeader(header); err != nil {
+			return nil, err
+		}
+		if _, err := w.Write(content); err != nil {
+			return nil, err
+		}
+	}
 }
 
 // layer is a tar of the image's files in the order of their names, with no times: the same files are the same bytes.
