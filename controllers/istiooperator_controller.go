@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -123,7 +124,7 @@ func (r *IstioOperatorReconciler) addFinalizer(ctx context.Context, resource *v1
 
 // writeStatus patches the status if it differs, once, and tells a change of phase as an event.
 func (r *IstioOperatorReconciler) writeStatus(ctx context.Context, resource *v1alpha1.IstioOperator, status v1alpha1.IstioOperatorStatus) error {
-	if same(resource.Status, status) {
+	if reflect.DeepEqual(resource.Status, status) {
 		return nil
 	}
 	if resource.Status.Status != status.Status {

@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"fmt"
-	"reflect"
 	"sort"
 	"strings"
 
@@ -108,5 +107,3 @@ func reasonOf(phase v1alpha1.Phase) string {
 	}
 	return strings.Join(words, "")
 }
-
-func same(a, b v1alpha1.IstioOperatorStatus) bool { return reflect.DeepEqual(a, b) }

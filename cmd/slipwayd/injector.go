@@ -13,7 +13,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/util/version"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -73,7 +72,7 @@ func (i *injector) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		i.nativeOn.Store(native(i.options.native, list))
+		i.nativeOn.Store(inject.Native(i.options.native, list))
 		i.read(func(name string) (*corev1.ConfigMap, error) {
 			return configMaps.Lister().ConfigMaps(i.options.namespace).Get(name)
 		})
@@ -93,22 +92,6 @@ func (i *injector) read(get func(name string) (*corev1.ConfigMap, error)) {
 		return
 	}
 	i.config.Store(config)
-}
-
-// nativeSince is the Kubernetes minor version of which every node must be for `auto` to use native sidecars.
-const nativeSince = "v1.33.0"
-
-func native(mode string, nodes []*corev1.Node) bool {
-	if mode == "true" || mode == "false" {
-		return mode == "true"
-	}
-	for _, node := range nodes {
-		v, err := version.ParseGeneric(node.Status.NodeInfo.KubeletVersion)
-		if err != nil || !v.AtLeast(version.MustParseGeneric(nativeSince)) {
-			return false
-		}
-	}
-	return len(nodes) > 0
 }
 
 // trustDomainOf reads the trust domain that the mesh's ConfigMap says; identities are made with it from the start.

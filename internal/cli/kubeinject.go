@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/util/version"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
@@ -27,7 +26,7 @@ func kubeInjectCommand(g *global) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var config *inject.Config
-			var native bool
+			var nodes []*corev1.Node
 			var err error
 			if operatorFile != "" || len(in.sets) > 0 {
 				if operatorFile != "" {
@@ -35,17 +34,12 @@ func kubeInjectCommand(g *global) *cobra.Command {
 				}
 				config, err = offlineConfig(cmd, g, in)
 			} else {
-				config, native, err = clusterConfig(cmd.Context(), g, revision)
+				config, nodes, err = clusterConfig(cmd.Context(), g, revision)
 			}
 			if err != nil {
 				return err
 			}
-			switch env("ENABLE_NATIVE_SIDECARS") {
-			case "true":
-				native = true
-			case "false":
-				native = false
-			}
+			native := inject.Native(env("ENABLE_NATIVE_SIDECARS"), nodes)
 			return injectFile(cmd, config, revision, native, file, output)
 		},
 	}
@@ -88,34 +82,32 @@ func revisionSuffix(revision string) string {
 	return "-" + revision
 }
 
-// clusterConfig reads the injector's configuration, and whether all nodes run native sidecars.
-func clusterConfig(ctx context.Context, g *global, revision string) (*inject.Config, bool, error) {
+// clusterConfig reads the injector's configuration, and the nodes, which decide whether sidecars can be native.
+func clusterConfig(ctx context.Context, g *global, revision string) (*inject.Config, []*corev1.Node, error) {
 	kube, err := g.client()
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
 	own, mesh := &corev1.ConfigMap{}, &corev1.ConfigMap{}
 	for name, into := range map[string]*corev1.ConfigMap{"istio-sidecar-injector": own, "istio": mesh} {
 		key := client.ObjectKey{Namespace: g.istioNamespace, Name: name + revisionSuffix(revision)}
 		if err := kube.Get(ctx, key, into); err != nil {
-			return nil, false, fmt.Errorf("read the injector's configuration (is the mesh installed in %s?): %w", g.istioNamespace, err)
+			return nil, nil, fmt.Errorf("read the injector's configuration (is the mesh installed in %s?): %w", g.istioNamespace, err)
 		}
 	}
 	config, err := inject.ParseConfig(own.Data["config"], own.Data["values"], mesh.Data["mesh"])
 	if err != nil {
-		return nil, false, err
+		return nil, nil, err
 	}
-	nodes := &corev1.NodeList{}
-	if err := kube.List(ctx, nodes); err != nil {
-		return nil, false, err
+	list := &corev1.NodeList{}
+	if err := kube.List(ctx, list); err != nil {
+		return nil, nil, err
 	}
-	since := version.MustParseGeneric("v1.33.0")
-	native := len(nodes.Items) > 0
-	for i := range nodes.Items {
-		v, err := version.ParseGeneric(nodes.Items[i].Status.NodeInfo.KubeletVersion)
-		native = native && err == nil && v.AtLeast(since)
+	nodes := make([]*corev1.Node, len(list.Items))
+	for i := range list.Items {
+		nodes[i] = &list.Items[i]
 	}
-	return config, native, nil
+	return config, nodes, nil
 }
 
 // offlineConfig renders an IstioOperator and takes the configuration from its ConfigMaps.

@@ -51,7 +51,7 @@ func become(s *Section, resources map[string]*Resource) *Section {
 
 // HostsOf returns the virtual hosts of a table.
 func (g GatewaySections) HostsOf(table string) []*Resource {
-	return (&Outbound{virtualHosts: g.VirtualHosts}).HostsOf(table)
+	return hostsOf(g.VirtualHosts, table)
 }
 
 func listenerName(port *mesh.GatewayPort) string { return bindAddress(port) + "_" + itoa(port.Port) }

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -108,7 +109,7 @@ func l4Chains(config *mesh.Config, o *mesh.Outbound, port mesh.Port, isTLS bool,
 	}
 	var out []*listener.FilterChain
 	for _, rule := range rules {
-		if len(rule.Ports) > 0 && rule.Ports[0] != port.Number || len(rule.Gateways) > 0 && !onMesh(rule.Gateways) {
+		if len(rule.Ports) > 0 && rule.Ports[0] != port.Number || len(rule.Gateways) > 0 && !slices.Contains(rule.Gateways, "mesh") {
 			continue
 		}
 		chain := &listener.FilterChain{Filters: []*listener.Filter{tcpTo(config, withPorts(rule.Destinations, port.Number, onlyPort), own)}}
@@ -124,15 +125,6 @@ func l4Chains(config *mesh.Config, o *mesh.Outbound, port mesh.Port, isTLS bool,
 		return []*listener.FilterChain{plain}
 	}
 	return out
-}
-
-func onMesh(gateways []string) bool {
-	for _, g := range gateways {
-		if g == "mesh" {
-			return true
-		}
-	}
-	return false
 }
 
 // withPorts fills in the destinations' ports.

@@ -177,9 +177,11 @@ func resourceName(table, host string) string {
 }
 
 // HostsOf returns the virtual hosts of a table.
-func (o *Outbound) HostsOf(table string) []*Resource {
+func (o *Outbound) HostsOf(table string) []*Resource { return hostsOf(o.virtualHosts, table) }
+
+func hostsOf(virtualHosts *Section, table string) []*Resource {
 	var out []*Resource
-	o.virtualHosts.Items.Root().WalkPrefix([]byte(table+"/"), func(_ []byte, r *Resource) bool {
+	virtualHosts.Items.Root().WalkPrefix([]byte(table+"/"), func(_ []byte, r *Resource) bool {
 		out = append(out, r)
 		return false
 	})

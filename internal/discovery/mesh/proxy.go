@@ -22,8 +22,6 @@ type Proxy struct {
 	Network   string
 	Locality  Locality
 	Node      string
-	// IstioFilters says that the Envoy has istio-proxy's own filters.
-	IstioFilters bool
 	// VHDS says that virtual hosts are sent one by one.
 	VHDS bool
 	// Unprivileged says that ports below 1024 cannot be opened.

@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"slices"
+
 	networking "istio.io/api/networking/v1alpha3"
 )
 
@@ -68,12 +70,7 @@ func (v *VirtualService) OnMesh() bool { return v.OnGateway("mesh") }
 
 // OnGateway says whether the named gateway follows it; name is "mesh" or namespace/name.
 func (v *VirtualService) OnGateway(name string) bool {
-	for _, gateway := range v.Gateways {
-		if gateway == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(v.Gateways, name)
 }
 
 // VisibleFrom says whether proxies of a namespace see it.

@@ -1,6 +1,7 @@
 package scope
 
 import (
+	"slices"
 	"sort"
 	"strings"
 
@@ -94,7 +95,7 @@ func matchesGateway(gateways []string, namespace, name string) bool {
 func narrow(servers []mesh.ServerHost, v *mesh.VirtualService) []string {
 	var hosts []string
 	add := func(host string) {
-		if !contains(hosts, host) {
+		if !slices.Contains(hosts, host) {
 			hosts = append(hosts, host)
 		}
 	}

@@ -1,6 +1,7 @@
 package scope
 
 import (
+	"slices"
 	"sort"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -68,7 +69,7 @@ func targetPort(port mesh.Port, endpoints *mesh.Endpoints, addresses []string) u
 	}
 	if endpoints != nil {
 		for _, e := range endpoints.ByPort[port.Number] {
-			if contains(addresses, e.Address) {
+			if slices.Contains(addresses, e.Address) {
 				return e.Port
 			}
 		}

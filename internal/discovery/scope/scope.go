@@ -3,6 +3,7 @@
 package scope
 
 import (
+	"slices"
 	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -218,7 +219,7 @@ func (s *Scope) forCaller(v *mesh.VirtualService) *mesh.VirtualService {
 	}
 	return filterMatches(v, func(m *networking.HTTPMatchRequest) bool {
 		if len(m.Gateways) > 0 {
-			return contains(m.Gateways, "mesh") // conditions on the caller do not count then
+			return slices.Contains(m.Gateways, "mesh") // conditions on the caller do not count then
 		}
 		if len(m.SourceLabels) == 0 && m.SourceNamespace == "" {
 			return true
@@ -255,13 +256,4 @@ func filterMatches(v *mesh.VirtualService, keep func(*networking.HTTPMatchReques
 		return v
 	}
 	return &out
-}
-
-func contains(list []string, item string) bool {
-	for _, one := range list {
-		if one == item {
-			return true
-		}
-	}
-	return false
 }

@@ -37,7 +37,6 @@ type Server struct {
 	gateways map[string]*gatewayClass
 	streams  map[*stream]struct{}
 	ready    atomic.Bool
-	nextID   atomic.Uint64
 }
 
 // NewServer is a server without a world.

@@ -20,7 +20,6 @@ const barrier = 5 * time.Second
 
 // stream is one connected proxy. Its loop is the only one that touches typeStates; the server sets target.
 type stream struct {
-	id     uint64
 	proxy  *mesh.Proxy
 	class  *class // guarded by the server
 	since  time.Time
@@ -70,7 +69,7 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	st := &stream{id: e.nextID.Add(1), proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: rpc.Send, metrics: e.metrics}
+	st := &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: rpc.Send, metrics: e.metrics}
 	if err := e.admit(rpc.Context(), st); err != nil {
 		return err
 	}

@@ -83,8 +83,8 @@ func (i Installer) Install(ctx context.Context, owner Owner, manifests *manifest
 		} else {
 			state = i.installComponent(ctx, component, known, &report.Changes)
 			if state.Phase != v1alpha1.PhaseError {
-				for ref, hash := range apply.InventoryOf(component.Objects) {
-					applied[ref] = hash
+				for _, object := range component.Objects {
+					applied[apply.RefOf(object)] = target[apply.RefOf(object)]
 				}
 			}
 		}
