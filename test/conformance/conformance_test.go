@@ -20,7 +20,6 @@ import (
 	"time"
 
 	authv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -35,7 +34,11 @@ type mesh struct {
 	kube     *kubetest.Server
 	gateway  string // URL
 	debug    string // of slipwayd
+	secure   string // address of slipwayd's xDS over TLS
+	bin      string // folder of the programs that are tested
+	base     string // objects that stand before and after each case
 	backends map[string]*backend
+	pods     *pods // nil where the test has gateways only
 }
 
 // backend is an application of one version. It says who it is and what it got.
@@ -50,6 +53,8 @@ type backend struct {
 // answer is what a backend got.
 type answer struct {
 	Version, Path, Host string
+	From                string // address of the caller
+	Client              string // DNS name in the certificate of the caller, where the application itself asked for one
 	Headers             http.Header
 }
 
@@ -61,6 +66,12 @@ func newBackend(t testing.TB, name string) *backend {
 		t.Fatal(err)
 	}
 	b.port = listener.Addr().(*net.TCPAddr).Port
+	b.serve(t, listener)
+	return b
+}
+
+// serve answers requests on a listener until the test ends.
+func (b *backend) serve(t testing.TB, listener net.Listener) {
 	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.hits.Add(1)
 		time.Sleep(time.Duration(b.delay.Load()) * time.Millisecond)
@@ -68,11 +79,17 @@ func newBackend(t testing.TB, name string) *backend {
 			http.Error(w, "told to fail", http.StatusServiceUnavailable)
 			return
 		}
-		_ = json.NewEncoder(w).Encode(answer{Version: b.name, Path: r.URL.RequestURI(), Host: r.Host, Headers: r.Header})
+		_ = json.NewEncoder(w).Encode(answer{Version: b.name, Path: r.URL.RequestURI(), Host: r.Host, From: r.RemoteAddr, Client: clientName(r), Headers: r.Header})
 	})}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
-	return b
+}
+
+func clientName(r *http.Request) string {
+	if r.TLS == nil || len(r.TLS.PeerCertificates) == 0 {
+		return ""
+	}
+	return r.TLS.PeerCertificates[0].DNSNames[0]
 }
 
 const gatewayPort = 18080
@@ -114,49 +131,90 @@ spec:
 // start brings up the API server, slipwayd, and an agent with Envoy as a gateway.
 func start(t *testing.T) *mesh {
 	t.Helper()
-	kube := kubetest.Start(t)
+	m := startControlPlane(t)
+	m.gateway = fmt.Sprintf("http://127.0.0.1:%d", gatewayPort)
+	m.backends = map[string]*backend{"v1": newBackend(t, "v1"), "v2": newBackend(t, "v2")}
+	m.kube.Apply(t, services(m.backends))
+	_, port, err := net.SplitHostPort(m.secure)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.startGateway(t, "localhost:"+port)
+	return m
+}
+
+// startControlPlane brings up the API server and slipwayd.
+func startControlPlane(t *testing.T) *mesh {
+	t.Helper()
 	root := kubetest.Root(t)
+	m := &mesh{kube: kubetest.Start(t), bin: t.TempDir()}
 	crds, err := os.ReadFile(filepath.Join(root, "charts/base/crds/crd-all.gen.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	kube.Apply(t, string(crds))
-	kube.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n")
-	config, err := exec.Command("go", "run", filepath.Join(root, "cmd/slipway"), "manifest", "generate", "--set", "profile=minimal").Output()
-	if err != nil {
-		t.Fatalf("slipway manifest generate: %v", err)
-	}
-	for _, object := range kubetest.Objects(t, string(config)) {
-		if object.GetKind() == "ConfigMap" {
-			text, _ := json.Marshal(object.Object)
-			kube.Apply(t, string(text))
-		}
-	}
-	m := &mesh{kube: kube, gateway: fmt.Sprintf("http://127.0.0.1:%d", gatewayPort), backends: map[string]*backend{"v1": newBackend(t, "v1"), "v2": newBackend(t, "v2")}}
-	kube.Apply(t, services(m.backends))
-	discovery := m.startControlPlane(t, root)
-	m.startGateway(t, discovery)
+	m.kube.Apply(t, string(crds))
+	m.kube.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n")
+	m.configure(t)
+	build(t, m.bin, "slipwayd")
+	at := func() string { return fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t)) }
+	m.secure = at()
+	debug := at()
+	kubetest.Process(t, m.bin, "slipwayd", filepath.Join(m.bin, "slipwayd"), "--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", at(), "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", at(), "--httpsAddr", at())
+	m.debug = "http://" + debug
+	kubetest.Eventually(t, 30*time.Second, func() error { return ok(m.debug + "/ready") })
 	return m
 }
 
-func (m *mesh) startControlPlane(t *testing.T, root string) (address string) {
-	dir := t.TempDir()
-	binary := filepath.Join(dir, "slipwayd")
-	build := exec.Command("go", "build", "-o", binary, "./cmd/slipwayd")
-	build.Dir = root
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build slipwayd: %v\n%s", err, out)
+// configure applies the ConfigMaps that an installation has, with settings of the IstioOperator's.
+func (m *mesh) configure(t *testing.T, settings ...string) {
+	t.Helper()
+	args := []string{"run", filepath.Join(kubetest.Root(t), "cmd/slipway"), "manifest", "generate", "--set", "profile=minimal"}
+	for _, s := range settings {
+		args = append(args, "--set", s)
 	}
-	at := func() string { return fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t)) }
-	secure, debug := at(), at()
-	kubetest.Process(t, dir, "slipwayd", binary, "--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", at(), "--secureGRPCAddr", secure, "--httpAddr", debug, "--monitoringAddr", at(), "--httpsAddr", at())
-	m.debug = "http://" + debug
-	kubetest.Eventually(t, 30*time.Second, func() error { return ok(m.debug + "/ready") })
-	_, port, err := net.SplitHostPort(secure)
+	rendered, err := exec.Command("go", args...).Output()
+	if err != nil {
+		t.Fatalf("slipway manifest generate: %v", err)
+	}
+	for _, object := range kubetest.Objects(t, string(rendered)) {
+		if object.GetKind() == "ConfigMap" {
+			text, _ := json.Marshal(object.Object)
+			m.kube.Apply(t, string(text))
+		}
+	}
+}
+
+// build puts a program of ours into a folder.
+func build(t *testing.T, dir, program string) {
+	t.Helper()
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, program), "./cmd/"+program)
+	build.Dir = kubetest.Root(t)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build %s: %v\n%s", program, err, out)
+	}
+}
+
+// credentials makes a service account and returns a token of its for the mesh, and the mesh's root certificate.
+func (m *mesh) credentials(t *testing.T, namespace, account string) (token, root string) {
+	t.Helper()
+	clients, err := kubernetes.NewForConfig(m.kube.Config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "localhost:" + port
+	m.kube.Apply(t, fmt.Sprintf("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: %s, namespace: %s}\n", account, namespace))
+	request := &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{Audiences: []string{identity.Audience}}}
+	answer, err := clients.CoreV1().ServiceAccounts(namespace).CreateToken(t.Context(), account, request, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, 20*time.Second, func() error {
+		configMap, err := clients.CoreV1().ConfigMaps(namespace).Get(t.Context(), "istio-ca-root-cert", metav1.GetOptions{})
+		if err == nil {
+			root = configMap.Data["root-cert.pem"]
+		}
+		return err
+	})
+	return answer.Status.Token, root
 }
 
 func ok(url string) error {
@@ -175,21 +233,8 @@ func ok(url string) error {
 // startGateway runs the agent with the token of a real service account.
 func (m *mesh) startGateway(t *testing.T, discovery string) {
 	dir := t.TempDir()
-	clients, err := kubernetes.NewForConfig(m.kube.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m.kube.Apply(t, "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: gateway}\n")
-	token, err := clients.CoreV1().ServiceAccounts("default").CreateToken(t.Context(), "gateway", &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{Audiences: []string{identity.Audience}}}, metav1.CreateOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var root *corev1.ConfigMap
-	kubetest.Eventually(t, 20*time.Second, func() error {
-		root, err = clients.CoreV1().ConfigMaps("default").Get(t.Context(), "istio-ca-root-cert", metav1.GetOptions{})
-		return err
-	})
-	for name, text := range map[string]string{"token": token.Status.Token, "root.pem": root.Data["root-cert.pem"], "labels": "istio=\"conformance\"\n"} {
+	token, root := m.credentials(t, "default", "gateway")
+	for name, text := range map[string]string{"token": token, "root.pem": root, "labels": "istio=\"conformance\"\n"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +261,12 @@ func (m *mesh) startGateway(t *testing.T, discovery string) {
 
 // get asks the gateway for a path of a host.
 func (m *mesh) get(host, path string, headers ...string) (*http.Response, answer, error) {
-	request, err := http.NewRequest(http.MethodGet, m.gateway+path, nil)
+	return ask(&http.Client{Timeout: 10 * time.Second}, m.gateway+path, host, headers...)
+}
+
+// ask sends a request and reads what the backend says it got. Redirects are not followed.
+func ask(client *http.Client, url, host string, headers ...string) (*http.Response, answer, error) {
+	request, err := http.NewRequest(http.MethodGet, url, nil)
 	if err != nil {
 		return nil, answer{}, err
 	}
@@ -224,7 +274,7 @@ func (m *mesh) get(host, path string, headers ...string) (*http.Response, answer
 	for i := 0; i+1 < len(headers); i += 2 {
 		request.Header.Set(headers[i], headers[i+1])
 	}
-	client := http.Client{Timeout: 10 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	response, err := client.Do(request)
 	if err != nil {
 		return nil, answer{}, err

@@ -6,19 +6,15 @@ import (
 	"net/http"
 	"testing"
 	"time"
-
-	"github.com/slipway-mesh/slipway/test/kubetest"
 )
 
 const plain = "- route: [{destination: {host: reviews.test, subset: v1}}]"
 
-// A feature is a rule, and a check that holds with it and does not hold without it: the negative control, which is the
-// plain route to v1.
-type feature struct {
-	name  string
-	rules string // of the VirtualService
-	extra string // other objects
-	check func(m *mesh) error
+// A rule is a VirtualService's, and a check that holds with it and does not hold with the plain route to v1.
+type rule struct {
+	name, fields string
+	rules        string
+	check        func(m *mesh) error
 }
 
 func expect(condition bool, format string, args ...any) error {
@@ -52,7 +48,7 @@ func both(checks ...func(*mesh) error) func(*mesh) error {
 
 const toV2 = "\n  route: [{destination: {host: reviews.test, subset: v2}}]\n" + plain
 
-var features = []feature{
+var rules = []rule{
 	{name: "match uri exact", rules: "- match: [{uri: {exact: /a}}]" + toV2, check: both(version("v2", "/a"), version("v1", "/ab"))},
 	{name: "match uri prefix", rules: "- match: [{uri: {prefix: /a}}]" + toV2, check: both(version("v2", "/ab"), version("v1", "/b"))},
 	{name: "match uri regex", rules: "- match: [{uri: {regex: \"/[0-9]+\"}}]" + toV2, check: both(version("v2", "/42"), version("v1", "/4x"))},
@@ -163,7 +159,7 @@ var features = []feature{
 		}
 		return expect(len(seen) == 2, "served by %v", seen)
 	}},
-	{name: "ServiceEntry by DNS", rules: "- route: [{destination: {host: dns.localhost, port: {number: 8080}}}]", extra: "dns", check: version("v2", "/")},
+	{name: "ServiceEntry by DNS", rules: "- route: [{destination: {host: dns.localhost, port: {number: 8080}}}]", check: version("v2", "/")},
 }
 
 func status(want int) func(*mesh) error {
@@ -198,29 +194,17 @@ func weights(m *mesh) error {
 	return expect(math.Abs(float64(counts["v1"])-n*0.75) <= bound, "served by %v of %d", counts, n)
 }
 
-// TestFeatures runs each feature, then its negative control: with the rule taken away the same check must fail.
-func TestFeatures(t *testing.T) {
+// TestVirtualService runs each rule on a gateway.
+func TestVirtualService(t *testing.T) {
 	m := start(t)
-	m.kube.Apply(t, virtualService(plain))
-	kubetest.Eventually(t, 20*time.Second, func() error { return version("v1", "/")(m) })
-	dns := fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: dns}\nspec:\n  hosts: [dns.localhost]\n  location: MESH_EXTERNAL\n  resolution: DNS\n  ports: [{number: 8080, name: http, protocol: HTTP, targetPort: %d}]\n", m.backends["v2"].port)
-	for _, f := range features {
-		t.Run(f.name, func(t *testing.T) {
-			if f.extra == "dns" {
-				m.kube.Apply(t, dns)
-			}
-			m.kube.Apply(t, virtualService(f.rules))
-			kubetest.Eventually(t, 10*time.Second, func() error { return f.check(m) })
-			m.kube.Apply(t, virtualService(plain))
-			kubetest.Eventually(t, 10*time.Second, func() error {
-				if f.check(m) == nil {
-					return fmt.Errorf("the check holds without the rule as well")
-				}
-				return nil
-			})
-			kubetest.Eventually(t, 10*time.Second, func() error { return version("v1", "/")(m) })
-		})
+	dns := "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: dns}\nspec:\n  hosts: [dns.localhost]\n  location: MESH_EXTERNAL\n  resolution: DNS\n  ports: [{number: 8080, name: http, protocol: HTTP, targetPort: %d}]\n"
+	m.kube.Apply(t, fmt.Sprintf(dns, m.backends["v2"].port))
+	var features []feature
+	for _, r := range rules {
+		features = append(features, feature{name: r.name, proves: r.fields, with: virtualService(r.rules), without: virtualService(plain), check: r.check})
 	}
+	m.base = virtualService(plain)
+	m.prove(t, features)
 	m.rejections(t)
 	t.Run("no route to another host", func(t *testing.T) {
 		response, _, err := m.get("nobody.test", "/")

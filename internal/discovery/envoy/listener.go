@@ -30,7 +30,7 @@ type shape int
 const (
 	shapeHTTP shape = iota
 	shapeSniff
-	shapeTLS
+	shapeMatched // chains that server names or address ranges tell apart
 	shapeTCP
 )
 
@@ -72,9 +72,13 @@ func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort l
 	isTLS := port.Protocol == mesh.HTTPS || port.Protocol == mesh.TLS
 	var out []part
 	for _, ip := range o.Service.Addresses {
-		parsed, err := netip.ParseAddr(ip)
-		if err != nil || !parsed.Is4() && !parsed.Is6() {
+		if ranges, err := netip.ParsePrefix(ip); err == nil {
+			out = append(out, part{listener: wildcard + "_" + itoa(port.Number), shape: shapeMatched, port: port.Number, host: o.Host,
+				chains: within(ranges, l4Chains(config, o, port, isTLS, onlyPort))})
 			continue
+		}
+		if _, err := netip.ParseAddr(ip); err != nil {
+			continue // resolve has told
 		}
 		p := part{listener: ip + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host}
 		if port.Protocol == mesh.Auto {
@@ -88,7 +92,7 @@ func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort l
 	}
 	p := part{listener: wildcard + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host, chains: l4Chains(config, o, port, isTLS, onlyPort)}
 	if isTLS {
-		p.shape = shapeTLS
+		p.shape = shapeMatched
 		if o.Routes == nil || len(o.Routes.TLS) == 0 {
 			p.chains = []*listener.FilterChain{{FilterChainMatch: serverNames([]string{o.Host}), Filters: p.chains[0].Filters}}
 		}
@@ -162,21 +166,42 @@ func assemble(config *mesh.Config, wanted []part) *Resource {
 		out.FilterChains = []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(m)}}}
 	case shapeSniff:
 		sniff(config, out, first)
-	case shapeTLS:
-		out.ListenerFilters = []*listener.ListenerFilter{tlsInspector()}
+	case shapeMatched:
 		seen := map[string]bool{}
 		for _, p := range wanted {
 			out.FilterChains = appendDistinct(out.FilterChains, p.chains, seen)
 		}
-		out.DefaultFilterChain = passthroughChain(config)
+		matched(config, out)
 	case shapeTCP:
 		out.FilterChains = first.chains
-		if len(first.chains) > 0 && len(first.chains[0].GetFilterChainMatch().GetServerNames()) > 0 {
-			out.ListenerFilters = []*listener.ListenerFilter{tlsInspector()}
-			out.DefaultFilterChain = passthroughChain(config)
+		if bySNI(out.FilterChains) {
+			matched(config, out)
 		}
 	}
 	return NewResource(out.Name, out)
+}
+
+// matched lets what no chain takes go where it meant to go, and reads server names where they tell chains apart.
+func matched(config *mesh.Config, out *listener.Listener) {
+	if bySNI(out.FilterChains) {
+		out.ListenerFilters = []*listener.ListenerFilter{tlsInspector()}
+	}
+	out.DefaultFilterChain = passthroughChain(config)
+}
+
+func bySNI(chains []*listener.FilterChain) bool {
+	return slices.ContainsFunc(chains, func(c *listener.FilterChain) bool { return len(c.GetFilterChainMatch().GetServerNames()) > 0 })
+}
+
+// within narrows chains to connections that were meant for a range of addresses.
+func within(ranges netip.Prefix, chains []*listener.FilterChain) []*listener.FilterChain {
+	for _, chain := range chains {
+		if chain.FilterChainMatch == nil {
+			chain.FilterChainMatch = &listener.FilterChainMatch{}
+		}
+		chain.FilterChainMatch.PrefixRanges = []*core.CidrRange{{AddressPrefix: ranges.Masked().Addr().String(), PrefixLen: u32(uint32(ranges.Bits()))}}
+	}
+	return chains
 }
 
 // appendDistinct leaves out a chain whose match another has already: Envoy would refuse the listener.

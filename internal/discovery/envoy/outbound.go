@@ -164,7 +164,7 @@ func (o *Outbound) assembled(name string) *Resource {
 	var wanted []part
 	o.parts.Root().WalkPrefix([]byte(name+"\x00"), func(_ []byte, p part) bool {
 		wanted = append(wanted, p)
-		return wanted[0].shape != shapeTLS || p.shape != shapeTLS
+		return wanted[0].shape != shapeMatched || p.shape != shapeMatched
 	})
 	if len(wanted) == 0 {
 		return nil

@@ -28,7 +28,8 @@ func dial(o Options, address string, options ...grpc.DialOption) (*grpc.ClientCo
 		return nil, fmt.Errorf("address %q: %w", address, err)
 	}
 	transport := credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12})
-	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(tokenFile(o.TokenFile)))
+	// A service config in DNS is of no use here, and to ask for it would wait for a DNS server that may not answer yet.
+	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(tokenFile(o.TokenFile)), grpc.WithDisableServiceConfig())
 	return grpc.NewClient("dns:///"+address, options...)
 }
 

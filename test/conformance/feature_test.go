@@ -1,0 +1,47 @@
+package conformance
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/slipway-mesh/slipway/test/kubetest"
+)
+
+// A feature is what a user writes, and a check that holds with it and does not hold without it: the negative control.
+type feature struct {
+	name string
+	// proves lists the fields of the API that the case is about, as docs/features.md names them, separated by spaces.
+	proves string
+	with   string
+	// without stands in place of with for the negative control; empty means that with is deleted.
+	without string
+	check   func(*mesh) error
+}
+
+// errHolds says that a check does not depend on what it is to prove.
+var errHolds = errors.New("the check holds without the rule as well")
+
+// prove runs each feature, then its negative control, and leaves what stood before.
+func (m *mesh) prove(t *testing.T, features []feature) {
+	t.Helper()
+	for _, f := range features {
+		t.Run(f.name, func(t *testing.T) {
+			m.kube.Apply(t, f.with)
+			kubetest.Eventually(t, 10*time.Second, func() error { return f.check(m) })
+			if f.without == "" {
+				m.kube.Delete(t, f.with)
+			} else {
+				m.kube.Apply(t, f.without)
+			}
+			kubetest.Eventually(t, 10*time.Second, func() error {
+				if f.check(m) == nil {
+					return errHolds
+				}
+				return nil
+			})
+			m.kube.Delete(t, f.with)
+			m.kube.Apply(t, m.base)
+		})
+	}
+}

@@ -1,0 +1,216 @@
+// Package nettest gives tests pods without a kubelet: network and mount namespaces on a bridge of their own, in which real
+// programs run and from which the test itself opens connections. Nothing of it is seen outside, and it all goes with the
+// processes that hold it. It needs root.
+package nettest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/slipway-mesh/slipway/test/kubetest"
+)
+
+// Network is a bridge that forwards between the pods on it.
+type Network struct {
+	hub  *Pod
+	pods int
+}
+
+// Pod is a network namespace with an address, and a mount namespace with an /etc and a /run of its own.
+type Pod struct {
+	Name, Address string
+	pid           int
+	dir           string
+}
+
+// The networks of pods and of what is outside the mesh; the bridge routes between the two.
+const (
+	podSubnet     = "10.77.0."
+	outsideSubnet = "10.88.0."
+)
+
+// New makes a network that ends with the test.
+func New(t testing.TB) *Network {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("network namespaces need root")
+	}
+	n := &Network{hub: hold(t, "hub")}
+	for _, command := range []string{"ip link add br0 type bridge", "ip addr add " + podSubnet + "1/24 dev br0", "ip addr add " + outsideSubnet + "1/24 dev br0", "ip link set br0 up"} {
+		n.hub.Run(t, command)
+	}
+	n.hub.do(t, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o600) })
+	return n
+}
+
+// Pod adds a pod.
+func (n *Network) Pod(t testing.TB, name string) *Pod { return n.add(t, name, podSubnet) }
+
+// Outside adds a host that is not in the mesh's network.
+func (n *Network) Outside(t testing.TB, name string) *Pod { return n.add(t, name, outsideSubnet) }
+
+func (n *Network) add(t testing.TB, name, subnet string) *Pod {
+	t.Helper()
+	n.pods++
+	p := hold(t, name)
+	p.Address = fmt.Sprintf("%s%d", subnet, 10+n.pods)
+	link := fmt.Sprintf("pod%d", n.pods)
+	n.hub.Run(t, fmt.Sprintf("ip link add %s type veth peer name eth0 netns %d", link, p.pid))
+	n.hub.Run(t, "ip link set "+link+" master br0 up")
+	for _, command := range []string{"ip addr add " + p.Address + "/24 dev eth0", "ip link set eth0 up", "ip route add default via " + subnet + "1"} {
+		p.Run(t, command)
+	}
+	return p
+}
+
+// hold starts the process that keeps a pod's namespaces alive.
+func hold(t testing.TB, name string) *Pod {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "slipway-pod-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, sub := range []string{"etc", "work"} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Chmod(dir, 0o755); err != nil { // the proxy's user reads its programs here
+		t.Fatal(err)
+	}
+	script := "mount -t overlay overlay -o lowerdir=/etc,upperdir=" + dir + "/etc,workdir=" + dir + "/work /etc && mount -t tmpfs tmpfs /run && chmod 755 /run && ip link set lo up && echo up && exec sleep infinity"
+	cmd := exec.Command("unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.Stderr = os.Stderr
+	ready, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+		_ = os.RemoveAll(dir)
+	})
+	if _, err := ready.Read(make([]byte, 3)); err != nil {
+		t.Fatalf("make the namespaces of %s: %v", name, err)
+	}
+	return &Pod{Name: name, pid: cmd.Process.Pid, dir: dir}
+}
+
+// Dir is a folder of the host's that programs in the pod see under the same path.
+func (p *Pod) Dir() string { return p.dir }
+
+// Write puts a file into the pod, readable for all.
+func (p *Pod) Write(t testing.TB, path, text string) {
+	t.Helper()
+	inside := fmt.Sprintf("/proc/%d/root%s", p.pid, path)
+	if err := os.MkdirAll(filepath.Dir(inside), 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(inside, []byte(text), 0o644); err != nil { //nolint:gosec // a test's own file
+		t.Fatal(err)
+	}
+}
+
+// Mkdir makes a folder in the pod that everybody there can write to.
+func (p *Pod) Mkdir(t testing.TB, path string) {
+	t.Helper()
+	inside := fmt.Sprintf("/proc/%d/root%s", p.pid, path)
+	if err := os.MkdirAll(inside, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(inside, 0o777); err != nil { //nolint:gosec // a test's own folder
+		t.Fatal(err)
+	}
+}
+
+// command is a program in the pod's namespaces, as a user.
+func (p *Pod) command(uid int, words ...string) []string {
+	return append([]string{"nsenter", "-t", fmt.Sprint(p.pid), "-n", "-m", "-S", fmt.Sprint(uid), "-G", fmt.Sprint(uid), "--"}, words...)
+}
+
+// Run runs a command in the pod as root and waits for it.
+func (p *Pod) Run(t testing.TB, line string) {
+	t.Helper()
+	words := p.command(0, strings.Fields(line)...)
+	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %s: %v\n%s", p.Name, line, err, out)
+	}
+}
+
+// Start starts a program in the pod as a user, with only this environment, and ends it with the test.
+func (p *Pod) Start(t testing.TB, uid int, environment []string, words ...string) {
+	t.Helper()
+	line := p.command(uid, append(append([]string{"env", "-i"}, environment...), words...)...)
+	kubetest.Process(t, p.dir, filepath.Base(words[0]), line[0], line[1:]...)
+}
+
+// do runs a function on a thread that is in the pod's network.
+func (p *Pod) do(t testing.TB, work func() error) {
+	t.Helper()
+	if err := p.inside(work); err != nil {
+		t.Fatalf("%s: %v", p.Name, err)
+	}
+}
+
+func (p *Pod) inside(work func() error) error {
+	there, err := unix.Open(fmt.Sprintf("/proc/%d/ns/net", p.pid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(there) }()
+	runtime.LockOSThread()
+	home, err := unix.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	defer func() { _ = unix.Close(home) }()
+	if err := unix.Setns(there, unix.CLONE_NEWNET); err != nil {
+		runtime.UnlockOSThread()
+		return err
+	}
+	result := work()
+	if err := unix.Setns(home, unix.CLONE_NEWNET); err != nil {
+		return err // the thread stays locked, and ends with its goroutine: nobody else may run on it
+	}
+	runtime.UnlockOSThread()
+	return result
+}
+
+// Dial opens a connection from inside the pod. The address is an IP and a port.
+func (p *Pod) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	var connection net.Conn
+	err := p.inside(func() (err error) {
+		dialer := net.Dialer{Timeout: 5 * time.Second}
+		connection, err = dialer.DialContext(ctx, network, address)
+		return err
+	})
+	return connection, err
+}
+
+// Listen listens inside the pod until the test ends.
+func (p *Pod) Listen(t testing.TB, address string) net.Listener {
+	t.Helper()
+	var listener net.Listener
+	p.do(t, func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	t.Cleanup(func() { _ = listener.Close() })
+	return listener
+}
