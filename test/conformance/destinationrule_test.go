@@ -146,7 +146,7 @@ func destinationRules(t *testing.T, m *mesh) []feature {
 			return orErr(err, expect(strings.Contains(got, clientIdentity), "the server's proxy saw %q", got))
 		}},
 		policy("of a port", "DestinationRule.trafficPolicy.portLevelSettings.loadBalancer.simple", "{portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: ROUND_ROBIN}}]}", alternate),
-		{name: "DestinationRule of a subset", proves: "DestinationRule.subsets.trafficPolicy", with: strings.Replace(plainRule, "{name: v2, labels: {version: v2}}", "{name: v2, labels: {app: reviews}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}", 1) + "---\n" + forMesh(httpToV2),
+		{name: "DestinationRule of a subset", proves: "DestinationRule.subsets.trafficPolicy.loadBalancer.simple", with: strings.Replace(plainRule, "{name: v2, labels: {version: v2}}", "{name: v2, labels: {app: reviews}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}", 1) + "---\n" + forMesh(httpToV2),
 			without: plainRule + "---\n" + forMesh(httpToV2), check: alternate},
 		secure("SIMPLE", "DestinationRule.trafficPolicy.tls.mode DestinationRule.trafficPolicy.tls.caCertificates DestinationRule.trafficPolicy.tls.sni",
 			"{mode: SIMPLE, caCertificates: "+files("root.pem")+", sni: secure.test, subjectAltNames: [secure.test]}", served("outside", "10.88.1.1:80", "secure.test", "/")),

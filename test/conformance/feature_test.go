@@ -26,6 +26,11 @@ var errHolds = errors.New("the check holds without the rule as well")
 func (m *mesh) prove(t *testing.T, features []feature) {
 	t.Helper()
 	for _, f := range features {
+		if field := f.unknown(); field != "" {
+			t.Fatalf("%s says that it proves %s, which is no field", f.name, field)
+		}
+	}
+	for _, f := range features {
 		t.Run(f.name, func(t *testing.T) {
 			m.kube.Apply(t, f.with)
 			kubetest.Eventually(t, 10*time.Second, func() error { return f.check(m) })
@@ -40,6 +45,7 @@ func (m *mesh) prove(t *testing.T, features []feature) {
 				}
 				return nil
 			})
+			f.passed()
 			m.kube.Delete(t, f.with)
 			m.kube.Apply(t, m.base)
 		})

@@ -46,7 +46,7 @@ func gatewayFeatures(greeting int) []feature {
 			response, _, err := m.at(casePort, "a.test", "/x")
 			return orErr(err, expect(response != nil && response.StatusCode == http.StatusMovedPermanently && response.Header.Get("location") == "https://a.test/x", "answered %v", response))
 		}},
-		{name: "Gateway several servers", proves: "Gateway.servers", with: caseGateway("{"+port+", hosts: [a.test]}, {port: {number: 18082, name: http-other, protocol: HTTP}, hosts: [b.test]}", `hosts: ["*.test"], gateways: [case], `+to), check: both(answeredAt("a.test", 200, "v2"), func(m *mesh) error {
+		{name: "Gateway several servers", proves: "Gateway.servers.port.number", with: caseGateway("{"+port+", hosts: [a.test]}, {port: {number: 18082, name: http-other, protocol: HTTP}, hosts: [b.test]}", `hosts: ["*.test"], gateways: [case], `+to), check: both(answeredAt("a.test", 200, "v2"), func(m *mesh) error {
 			_, got, err := m.at(18082, "b.test", "/")
 			return orErr(err, expect(got.Version == "v2", "answered by %q", got.Version))
 		})},

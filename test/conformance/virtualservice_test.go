@@ -49,74 +49,74 @@ func both(checks ...func(*mesh) error) func(*mesh) error {
 const toV2 = "\n  route: [{destination: {host: reviews.test, subset: v2}}]\n" + plain
 
 var rules = []rule{
-	{name: "match uri exact", rules: "- match: [{uri: {exact: /a}}]" + toV2, check: both(version("v2", "/a"), version("v1", "/ab"))},
-	{name: "match uri prefix", rules: "- match: [{uri: {prefix: /a}}]" + toV2, check: both(version("v2", "/ab"), version("v1", "/b"))},
-	{name: "match uri regex", rules: "- match: [{uri: {regex: \"/[0-9]+\"}}]" + toV2, check: both(version("v2", "/42"), version("v1", "/4x"))},
-	{name: "match ignoreUriCase", rules: "- match: [{uri: {exact: /a}, ignoreUriCase: true}]" + toV2, check: version("v2", "/A")},
-	{name: "match header exact", rules: "- match: [{headers: {end-user: {exact: jason}}}]" + toV2, check: both(version("v2", "/", "end-user", "jason"), version("v1", "/", "end-user", "alice"))},
-	{name: "match header regex", rules: "- match: [{headers: {cookie: {regex: \"^(.*?;)?(user=jason)(;.*)?$\"}}}]" + toV2, check: both(version("v2", "/", "cookie", "user=jason; a=b"), version("v1", "/"))},
-	{name: "match header presence", rules: "- match: [{headers: {x-any: {}}}]" + toV2, check: both(version("v2", "/", "x-any", "1"), version("v1", "/"))},
-	{name: "match withoutHeaders", rules: "- match: [{withoutHeaders: {x-not: {exact: a}}}]" + toV2, check: both(version("v2", "/"), version("v2", "/", "x-not", "b"), version("v1", "/", "x-not", "a"))},
-	{name: "match queryParams", rules: "- match: [{queryParams: {q: {exact: a}}}]" + toV2, check: both(version("v2", "/?q=a"), version("v1", "/?q=b"))},
-	{name: "match method", rules: "- match: [{method: {exact: GET}}]" + toV2, check: version("v2", "/")},
-	{name: "match authority", rules: "- match: [{authority: {prefix: reviews}}]" + toV2, check: version("v2", "/")},
-	{name: "match port", rules: fmt.Sprintf("- match: [{port: %d}]", gatewayPort) + toV2, check: version("v2", "/")},
+	{name: "match uri exact", fields: "VirtualService.http.match.uri VirtualService.http.route.destination.host VirtualService.http.route.destination.subset", rules: "- match: [{uri: {exact: /a}}]" + toV2, check: both(version("v2", "/a"), version("v1", "/ab"))},
+	{name: "match uri prefix", fields: "VirtualService.http.match.uri", rules: "- match: [{uri: {prefix: /a}}]" + toV2, check: both(version("v2", "/ab"), version("v1", "/b"))},
+	{name: "match uri regex", fields: "VirtualService.http.match.uri", rules: "- match: [{uri: {regex: \"/[0-9]+\"}}]" + toV2, check: both(version("v2", "/42"), version("v1", "/4x"))},
+	{name: "match ignoreUriCase", fields: "VirtualService.http.match.ignoreUriCase", rules: "- match: [{uri: {exact: /a}, ignoreUriCase: true}]" + toV2, check: version("v2", "/A")},
+	{name: "match header exact", fields: "VirtualService.http.match.headers", rules: "- match: [{headers: {end-user: {exact: jason}}}]" + toV2, check: both(version("v2", "/", "end-user", "jason"), version("v1", "/", "end-user", "alice"))},
+	{name: "match header regex", fields: "VirtualService.http.match.headers", rules: "- match: [{headers: {cookie: {regex: \"^(.*?;)?(user=jason)(;.*)?$\"}}}]" + toV2, check: both(version("v2", "/", "cookie", "user=jason; a=b"), version("v1", "/"))},
+	{name: "match header presence", fields: "VirtualService.http.match.headers", rules: "- match: [{headers: {x-any: {}}}]" + toV2, check: both(version("v2", "/", "x-any", "1"), version("v1", "/"))},
+	{name: "match withoutHeaders", fields: "VirtualService.http.match.withoutHeaders", rules: "- match: [{withoutHeaders: {x-not: {exact: a}}}]" + toV2, check: both(version("v2", "/"), version("v2", "/", "x-not", "b"), version("v1", "/", "x-not", "a"))},
+	{name: "match queryParams", fields: "VirtualService.http.match.queryParams", rules: "- match: [{queryParams: {q: {exact: a}}}]" + toV2, check: both(version("v2", "/?q=a"), version("v1", "/?q=b"))},
+	{name: "match method", fields: "VirtualService.http.match.method", rules: "- match: [{method: {exact: GET}}]" + toV2, check: version("v2", "/")},
+	{name: "match authority", fields: "VirtualService.http.match.authority", rules: "- match: [{authority: {prefix: reviews}}]" + toV2, check: version("v2", "/")},
+	{name: "match port", fields: "VirtualService.http.match.port", rules: fmt.Sprintf("- match: [{port: %d}]", gatewayPort) + toV2, check: version("v2", "/")},
 	{name: "rules in order", rules: "- match: [{uri: {prefix: /a/b}}]" + toV2 + "\n", check: both(version("v2", "/a/b"), version("v1", "/a"))},
-	{name: "weights", rules: "- route:\n  - {destination: {host: reviews.test, subset: v1}, weight: 75}\n  - {destination: {host: reviews.test, subset: v2}, weight: 25}", check: weights},
-	{name: "rewrite uri", rules: "- match: [{uri: {prefix: /old}}]\n  rewrite: {uri: /new}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "weights", fields: "VirtualService.http.route.weight", rules: "- route:\n  - {destination: {host: reviews.test, subset: v1}, weight: 75}\n  - {destination: {host: reviews.test, subset: v2}, weight: 25}", check: weights},
+	{name: "rewrite uri", fields: "VirtualService.http.rewrite.uri", rules: "- match: [{uri: {prefix: /old}}]\n  rewrite: {uri: /new}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		_, got, err := m.get("reviews.test", "/old/page")
 		return orErr(err, expect(got.Path == "/new/page", "path is %q", got.Path))
 	}},
-	{name: "rewrite authority", rules: "- rewrite: {authority: other.test}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "rewrite authority", fields: "VirtualService.http.rewrite.authority", rules: "- rewrite: {authority: other.test}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		_, got, err := m.get("reviews.test", "/")
 		return orErr(err, expect(got.Host == "other.test", "host is %q", got.Host))
 	}},
-	{name: "rewrite by regex", rules: "- rewrite: {uriRegexRewrite: {match: \"/a/([^/]+)\", rewrite: \"/\\\\1/z\"}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "rewrite by regex", fields: "VirtualService.http.rewrite.uriRegexRewrite.match VirtualService.http.rewrite.uriRegexRewrite.rewrite", rules: "- rewrite: {uriRegexRewrite: {match: \"/a/([^/]+)\", rewrite: \"/\\\\1/z\"}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		_, got, err := m.get("reviews.test", "/a/x")
 		return orErr(err, expect(got.Path == "/x/z", "path is %q", got.Path))
 	}},
-	{name: "redirect", rules: "- redirect: {uri: /there, authority: elsewhere.test, redirectCode: 302}", check: func(m *mesh) error {
+	{name: "redirect", fields: "VirtualService.http.redirect.uri VirtualService.http.redirect.authority VirtualService.http.redirect.redirectCode", rules: "- redirect: {uri: /there, authority: elsewhere.test, redirectCode: 302}", check: func(m *mesh) error {
 		response, _, err := m.get("reviews.test", "/")
 		if err != nil {
 			return err
 		}
 		return expect(response.StatusCode == http.StatusFound && response.Header.Get("location") == "http://elsewhere.test/there", "%s to %q", response.Status, response.Header.Get("location"))
 	}},
-	{name: "directResponse", rules: "- directResponse: {status: 418, body: {string: short}}", check: status(418)},
-	{name: "timeout", rules: "- timeout: 0.2s\n  retries: {attempts: 0}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "directResponse", fields: "VirtualService.http.directResponse.status VirtualService.http.directResponse.body.string", rules: "- directResponse: {status: 418, body: {string: short}}", check: status(418)},
+	{name: "timeout", fields: "VirtualService.http.timeout", rules: "- timeout: 0.2s\n  retries: {attempts: 0}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		m.backends["v1"].delay.Store(600)
 		defer m.backends["v1"].delay.Store(0)
 		return status(504)(m)
 	}},
-	{name: "retries", rules: "- retries: {attempts: 3, retryOn: 5xx}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "retries", fields: "VirtualService.http.retries.attempts VirtualService.http.retries.retryOn", rules: "- retries: {attempts: 3, retryOn: 5xx}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		m.backends["v1"].fail.Store(3)
 		defer m.backends["v1"].fail.Store(0)
 		return status(200)(m)
 	}},
-	{name: "retries off", rules: "- retries: {attempts: 0}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "retries off", fields: "VirtualService.http.retries.attempts", rules: "- retries: {attempts: 0}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		m.backends["v1"].fail.Store(1)
 		defer m.backends["v1"].fail.Store(0)
 		return status(503)(m)
 	}},
-	{name: "fault abort", rules: "- fault: {abort: {httpStatus: 555, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: status(555)},
-	{name: "fault abort grpcStatus", rules: "- fault: {abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "fault abort", fields: "VirtualService.http.fault.abort.httpStatus VirtualService.http.fault.abort.percentage.value", rules: "- fault: {abort: {httpStatus: 555, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: status(555)},
+	{name: "fault abort grpcStatus", fields: "VirtualService.http.fault.abort.grpcStatus", rules: "- fault: {abort: {grpcStatus: UNAVAILABLE, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		response, _, err := m.get("reviews.test", "/", "content-type", "application/grpc")
 		if err != nil {
 			return err
 		}
 		return expect(response.Header.Get("grpc-status") == "14", "answered %v", response.Header)
 	}},
-	{name: "fault delay", rules: "- fault: {delay: {fixedDelay: 0.3s, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "fault delay", fields: "VirtualService.http.fault.delay.fixedDelay VirtualService.http.fault.delay.percentage.value", rules: "- fault: {delay: {fixedDelay: 0.3s, percentage: {value: 100}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		began := time.Now()
 		err := status(200)(m)
 		return orErr(err, expect(time.Since(began) >= 300*time.Millisecond, "answered after %s", time.Since(began)))
 	}},
-	{name: "fault delay percent as old documents write it", rules: "- fault: {delay: {fixedDelay: 0.3s, percent: 100}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "fault delay percent as old documents write it", fields: "VirtualService.http.fault.delay.percent", rules: "- fault: {delay: {fixedDelay: 0.3s, percent: 100}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		began := time.Now()
 		err := status(200)(m)
 		return orErr(err, expect(time.Since(began) >= 300*time.Millisecond, "answered after %s", time.Since(began)))
 	}},
-	{name: "headers", rules: "- headers: {request: {set: {x-set: one}, add: {x-add: two}, remove: [x-gone]}, response: {set: {x-back: three}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "headers", fields: "VirtualService.http.headers.request.set VirtualService.http.headers.request.add VirtualService.http.headers.request.remove VirtualService.http.headers.response.set", rules: "- headers: {request: {set: {x-set: one}, add: {x-add: two}, remove: [x-gone]}, response: {set: {x-back: three}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		response, got, err := m.get("reviews.test", "/", "x-gone", "here", "x-set", "before")
 		if err != nil {
 			return err
@@ -124,11 +124,11 @@ var rules = []rule{
 		h := got.Headers
 		return expect(h.Get("x-set") == "one" && h.Get("x-add") == "two" && h.Get("x-gone") == "" && response.Header.Get("x-back") == "three", "request %v, response %v", h, response.Header)
 	}},
-	{name: "headers of a destination", rules: "- route:\n  - destination: {host: reviews.test, subset: v1}\n    headers: {request: {set: {x-set: one}}}", check: func(m *mesh) error {
+	{name: "headers of a destination", fields: "VirtualService.http.route.headers.request.set", rules: "- route:\n  - destination: {host: reviews.test, subset: v1}\n    headers: {request: {set: {x-set: one}}}", check: func(m *mesh) error {
 		_, got, err := m.get("reviews.test", "/")
 		return orErr(err, expect(got.Headers.Get("x-set") == "one", "request %v", got.Headers))
 	}},
-	{name: "mirror", rules: "- mirror: {host: reviews.test, subset: v2}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "mirror", fields: "VirtualService.http.mirror.host VirtualService.http.mirror.subset", rules: "- mirror: {host: reviews.test, subset: v2}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		before := m.backends["v2"].hits.Load()
 		if err := version("v1", "/")(m); err != nil {
 			return err
@@ -141,7 +141,7 @@ var rules = []rule{
 		}
 		return fmt.Errorf("the mirror got nothing")
 	}},
-	{name: "cors", rules: "- corsPolicy: {allowOrigins: [{exact: \"https://a.test\"}], allowMethods: [GET]}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+	{name: "cors", fields: "VirtualService.http.corsPolicy.allowOrigins VirtualService.http.corsPolicy.allowMethods", rules: "- corsPolicy: {allowOrigins: [{exact: \"https://a.test\"}], allowMethods: [GET]}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		response, _, err := m.get("reviews.test", "/", "origin", "https://a.test")
 		if err != nil {
 			return err
@@ -159,7 +159,7 @@ var rules = []rule{
 		}
 		return expect(len(seen) == 2, "served by %v", seen)
 	}},
-	{name: "ServiceEntry by DNS", rules: "- route: [{destination: {host: dns.localhost, port: {number: 8080}}}]", check: version("v2", "/")},
+	{name: "ServiceEntry by DNS", fields: "ServiceEntry.resolution ServiceEntry.ports.targetPort", rules: "- route: [{destination: {host: dns.localhost, port: {number: 8080}}}]", check: version("v2", "/")},
 }
 
 func status(want int) func(*mesh) error {

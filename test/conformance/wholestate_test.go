@@ -22,7 +22,7 @@ func TestWholeState(t *testing.T) {
 	m.gateway = "http://127.0.0.1:18080"
 	m.backends = map[string]*backend{"v1": newBackend(t, "v1"), "v2": newBackend(t, "v2")}
 	m.kube.Apply(t, services(m.backends)+"---\n"+meshConfig("{enableAutoMtls: false}")) // no agent serves certificates here
-	dir, err := os.MkdirTemp("", "slipway-whole-") // a socket's path must be short
+	dir, err := os.MkdirTemp("", "slipway-whole-")                                      // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestWholeState(t *testing.T) {
 	for _, r := range rules {
 		switch r.name {
 		case "match uri exact", "match header exact", "weights", "fault abort", "ServiceEntry by DNS":
-			features = append(features, feature{name: r.name, with: virtualService(r.rules), without: m.base, check: r.check})
+			features = append(features, feature{name: r.name + ", whole state", proves: r.fields, with: virtualService(r.rules), without: m.base, check: r.check})
 		}
 	}
 	m.dnsEntry(t)

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -44,17 +45,25 @@ type Server struct {
 // Root is the repository's top folder.
 func Root(t testing.TB) string {
 	t.Helper()
-	dir, err := os.Getwd()
+	root, err := FindRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return root
+}
+
+// FindRoot looks for the repository's top folder from the working directory upwards.
+func FindRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
 	for ; dir != "/"; dir = filepath.Dir(dir) {
 		if _, err := os.Stat(filepath.Join(dir, "PROJECT")); err == nil {
-			return dir
+			return dir, nil
 		}
 	}
-	t.Fatal("not in the repository")
-	return ""
+	return "", errors.New("not in the repository")
 }
 
 // Start starts etcd and kube-apiserver, and ends them with the test.
