@@ -10,12 +10,11 @@ import (
 	"net/http"
 	"strings"
 
-	networking "istio.io/client-go/pkg/apis/networking/v1"
-	security "istio.io/client-go/pkg/apis/security/v1"
 	admission "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
 )
 
 // maxReview is the largest review that is read, in bytes.
@@ -41,8 +40,8 @@ func (v *Validator) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 }
 
 func (v *Validator) review(request *admission.AdmissionRequest) *admission.AdmissionResponse {
-	object := newObject(request.Kind.Kind)
-	if object == nil {
+	object := source.NewObject(request.Kind.Kind)
+	if object == nil { // the schema's business alone
 		return &admission.AdmissionResponse{Allowed: true}
 	}
 	if err := json.Unmarshal(request.Object.Raw, object); err != nil {
@@ -66,21 +65,4 @@ func (v *Validator) review(request *admission.AdmissionRequest) *admission.Admis
 
 func refused(message string) *admission.AdmissionResponse {
 	return &admission.AdmissionResponse{Result: &metav1.Status{Message: "configuration is invalid: " + message, Reason: metav1.StatusReasonInvalid, Code: http.StatusUnprocessableEntity}}
-}
-
-// newObject is an empty object of a kind that is checked; other kinds are the schema's business alone.
-func newObject(kind string) any {
-	switch kind {
-	case "VirtualService":
-		return &networking.VirtualService{}
-	case "DestinationRule":
-		return &networking.DestinationRule{}
-	case "ServiceEntry":
-		return &networking.ServiceEntry{}
-	case "Gateway":
-		return &networking.Gateway{}
-	case "PeerAuthentication":
-		return &security.PeerAuthentication{}
-	}
-	return nil
 }
