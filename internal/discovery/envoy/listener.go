@@ -7,12 +7,9 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
-	commonstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/common/set_filter_state/v3"
-	setfilterstate "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/set_filter_state/v3"
 	httpinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/http_inspector/v3"
 	originaldst "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_dst/v3"
 	tlsinspector "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/tls_inspector/v3"
-	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -154,7 +151,7 @@ func serverNames(hosts []string) *listener.FilterChainMatch {
 
 // assemble makes a listener of what hosts want of it. They come in the order of shape and then of host, so the first
 // decides what it is.
-func assemble(config *mesh.Config, wanted []part) *Resource {
+func assemble(config *mesh.Config, flavour mesh.Flavour, wanted []part) *Resource {
 	first := wanted[0]
 	ip, _, _ := strings.Cut(first.listener, "_")
 	out := &listener.Listener{
@@ -165,7 +162,7 @@ func assemble(config *mesh.Config, wanted []part) *Resource {
 		m := rds(manager(config, "outbound_"+first.listener), first.table)
 		out.FilterChains = []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(m)}}}
 	case shapeSniff:
-		sniff(config, out, first)
+		sniff(config, flavour, out, first)
 	case shapeMatched:
 		seen := map[string]bool{}
 		for _, p := range wanted {
@@ -217,9 +214,9 @@ func appendDistinct(chains, more []*listener.FilterChain, seen map[string]bool) 
 }
 
 // sniff opens a listener of one service whose protocol the first bytes tell.
-func sniff(config *mesh.Config, out *listener.Listener, p part) {
+func sniff(config *mesh.Config, flavour mesh.Flavour, out *listener.Listener, p part) {
 	m := rds(manager(config, "outbound_"+p.listener), p.table)
-	tellMesh(m)
+	beforeRouter(m, tellMesh(flavour))
 	out.ListenerFilters = []*listener.ListenerFilter{tlsInspector(), httpInspector()}
 	out.ListenerFiltersTimeout = detection(config)
 	out.ContinueOnListenerFiltersTimeout = true
@@ -230,24 +227,6 @@ func sniff(config *mesh.Config, out *listener.Listener, p part) {
 	if len(p.chains) > 0 {
 		out.DefaultFilterChain = &listener.FilterChain{Filters: p.chains[0].Filters}
 	}
-}
-
-// tellMesh makes the manager's upstream TLS say that HTTP is inside. The cluster cannot: it serves TCP as well. Stock
-// Envoy has no istio.alpn filter; this is the filter state that istio.alpn sets.
-func tellMesh(m *hcm.HttpConnectionManager) {
-	state := &setfilterstate.Config{OnRequestHeaders: []*commonstate.FilterStateValue{{
-		Key:                &commonstate.FilterStateValue_ObjectKey{ObjectKey: "envoy.network.application_protocols"},
-		Value:              &commonstate.FilterStateValue_FormatString{FormatString: textFormat(strings.Join(alpnHTTP, ","))},
-		SharedWithUpstream: commonstate.FilterStateValue_ONCE,
-	}}}
-	last := len(m.HttpFilters) - 1
-	m.HttpFilters = append(m.HttpFilters[:last:last], httpFilter("envoy.filters.http.set_filter_state", state), m.HttpFilters[last])
-}
-
-func textFormat(text string) *core.SubstitutionFormatString {
-	return &core.SubstitutionFormatString{Format: &core.SubstitutionFormatString_TextFormatSource{
-		TextFormatSource: &core.DataSource{Specifier: &core.DataSource_InlineString{InlineString: text}},
-	}}
 }
 
 func passthroughChain(config *mesh.Config) *listener.FilterChain {

@@ -36,6 +36,7 @@ func (l Lookup) hashPolicy(d mesh.Destination) []*routeHashPolicy {
 // one and computes only the hosts that changed.
 type Outbound struct {
 	config       *mesh.Config
+	flavour      mesh.Flavour
 	clusters     byHost
 	endpoints    byHost
 	tables       *Section               // route tables that take their virtual hosts one by one
@@ -64,9 +65,9 @@ func (o *Outbound) Tables() *Section { return o.tables }
 func (o *Outbound) VirtualHosts() *Section { return o.virtualHosts }
 
 // NewOutbound has what every scope has; Next adds the hosts.
-func NewOutbound(config *mesh.Config) *Outbound {
+func NewOutbound(config *mesh.Config, flavour mesh.Flavour) *Outbound {
 	o := &Outbound{
-		config: config, clusters: newByHost(), endpoints: newByHost(), tables: EmptySection(), virtualHosts: EmptySection(), listeners: EmptySection(),
+		config: config, flavour: flavour, clusters: newByHost(), endpoints: newByHost(), tables: EmptySection(), virtualHosts: EmptySection(), listeners: EmptySection(),
 		parts: iradix.New[part](), wants: iradix.New[[]part](), hosts: iradix.New[[]claim](), claims: iradix.New[claim](), users: iradix.New[struct{}](),
 	}
 	o.clusters = o.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
@@ -169,5 +170,5 @@ func (o *Outbound) assembled(name string) *Resource {
 	if len(wanted) == 0 {
 		return nil
 	}
-	return assemble(o.config, wanted)
+	return assemble(o.config, o.flavour, wanted)
 }

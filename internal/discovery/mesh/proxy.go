@@ -9,6 +9,15 @@ const (
 	Router  ProxyKind = "router"
 )
 
+// Flavour is which build of Envoy a proxy is.
+type Flavour string
+
+// The flavours. Stock Envoy is what needs no saying.
+const (
+	Stock      Flavour = ""
+	IstioProxy Flavour = "istio-proxy" // has Istio's own filters
+)
+
 // Proxy is one connected proxy, as far as what it is sent depends on it.
 type Proxy struct {
 	ID        string // the node's
@@ -24,6 +33,8 @@ type Proxy struct {
 	Node      string
 	// VHDS says that virtual hosts are sent one by one.
 	VHDS bool
+	// Flavour says whether Istio's own filters may be named: Envoy refuses what it does not know.
+	Flavour Flavour
 	// Unprivileged says that ports below 1024 cannot be opened.
 	Unprivileged bool
 	// Capture is REDIRECT, TPROXY or NONE.

@@ -18,6 +18,8 @@ type Key struct {
 	Namespace string
 	// Tests are the source conditions that the proxy meets, by their texts.
 	Tests string
+	// Flavour is the build of Envoy, which decides how some of it is said.
+	Flavour mesh.Flavour
 }
 
 // KeyOf computes a proxy's key.
@@ -29,7 +31,7 @@ func KeyOf(w *world.World, proxy *mesh.Proxy) Key {
 		}
 		return false
 	})
-	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01")}
+	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Flavour: proxy.Flavour}
 }
 
 // Scope is the hosts that the proxies of a key can call. It is immutable.

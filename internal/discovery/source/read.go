@@ -78,4 +78,3 @@ func Read(stream []byte, namespace string) ([]Change, error) {
 }
 
 func clusterWide(kind string) bool { return kind == "Node" || kind == "Namespace" }
-

@@ -22,7 +22,7 @@ type class struct {
 }
 
 func newClass(w *world.World, key scope.Key) *class {
-	c := &class{scope: scope.New(w, key), outbound: envoy.NewOutbound(w.Config)}
+	c := &class{scope: scope.New(w, key), outbound: envoy.NewOutbound(w.Config, key.Flavour)}
 	var hosts []string
 	c.scope.Hosts.Root().Walk(func(host []byte, _ *mesh.Outbound) bool {
 		hosts = append(hosts, string(host))

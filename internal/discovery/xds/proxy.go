@@ -51,8 +51,19 @@ func parseNode(node *core.Node, delta bool) (*mesh.Proxy, error) {
 		p.Addresses = strings.Split(ips, ",")
 	}
 	version := node.GetUserAgentBuildVersion().GetVersion()
+	p.Flavour = flavour(node)
 	p.VHDS = delta && node.UserAgentName == "envoy" && version.GetMajorNumber() == 1 && vhdsVersions[version.GetMinorNumber()] && text(meta, optOut) != "true"
 	return p, nil
+}
+
+// flavour is told by the filters that the proxy says it was built with.
+func flavour(node *core.Node) mesh.Flavour {
+	for _, extension := range node.Extensions {
+		if extension.Name == "istio.alpn" {
+			return mesh.IstioProxy
+		}
+	}
+	return mesh.Stock
 }
 
 func cutLast(s string) (before, after string, ok bool) {
