@@ -60,3 +60,4 @@ generate: bin/controller-gen ## write the generated code, CRDs and manifests
 	bin/controller-gen object paths=./api/...
 	bin/controller-gen crd:maxDescLen=0 paths=./api/... output:crd:artifacts:config=config/crd/bases
 	go run ./hack/gencrds
+	go run ./hack/genbundle
