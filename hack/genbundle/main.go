@@ -185,14 +185,14 @@ func clusterServiceVersion(objects []manifest.Object, examples string) object {
 	return object{
 		"apiVersion": "operators.coreos.com/v1alpha1", "kind": "ClusterServiceVersion",
 		"metadata": object{
-			"name": csvName + ".v" + version.Version, 
+			"name": csvName + ".v" + version.Version,
 			"annotations": object{"alm-examples": examples, "capabilities": "Basic Install", "categories": "Networking", "containerImage": hub + "/operator:" + version.Version,
 				"description": "Installs and runs service meshes from one IstioOperator."},
 		},
 		"spec": object{
 			"displayName": "Slipway", "description": "Slipway installs an Istio-compatible service mesh from one `IstioOperator`, keeps it as written, and removes it in order.",
 			"version": version.Version, "maturity": "alpha", "minKubeVersion": "1.29.0", "provider": object{"name": "Slipway"}, "keywords": []any{"istio", "service mesh", "envoy"},
-			"links": []any{object{"name": "Slipway", "url": "https://github.com/slipway-mesh/slipway"}},
+			"links":        []any{object{"name": "Slipway", "url": "https://github.com/slipway-mesh/slipway"}},
 			"installModes": modes,
 			"customresourcedefinitions": object{"owned": []any{object{"kind": "IstioOperator", "name": "istiooperators.install.istio.io", "version": "v1alpha1",
 				"displayName": "Istio Operator", "description": "A mesh: profile, components, and settings."}}},
