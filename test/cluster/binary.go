@@ -16,24 +16,48 @@ import (
 
 const kubernetesVersion = "v1.34.4"
 
-// nodeBinary returns the path of the multi-call binary, built from this module unless the cache has it. The cache's
-// key is the hash of everything that the build reads from here.
+// A program is built from a module of ours and kept in the cache. The cache's key is the hash of everything that the build
+// reads from here.
+type program struct {
+	name    string
+	module  string // folder of its go.mod, below this module's
+	pkg     string // from there
+	ldflags string
+}
+
+// nodeBinary returns the path of the multi-call binary.
 func nodeBinary(ctx context.Context) (string, error) {
 	const stamp = "k8s.io/component-base/version."
-	ldflags := "-s -w -X " + stamp + "gitVersion=" + kubernetesVersion + " -X " + stamp + "gitMajor=1 -X " + stamp +
-		"gitMinor=34 -X " + stamp + "gitTreeState=clean -X " + stamp + "gitCommit=" + kubernetesVersion
-	return build(ctx, "node", ldflags)
+	return build(ctx, program{name: "node", pkg: "./node", ldflags: "-s -w -X " + stamp + "gitVersion=" + kubernetesVersion + " -X " + stamp + "gitMajor=1 -X " + stamp +
+		"gitMinor=34 -X " + stamp + "gitTreeState=clean -X " + stamp + "gitCommit=" + kubernetesVersion})
 }
 
 // pauseBinary returns the path of the sandbox's only program.
-func pauseBinary(ctx context.Context) (string, error) { return build(ctx, "pause", "-s -w") }
+func pauseBinary(ctx context.Context) (string, error) {
+	return build(ctx, program{name: "pause", pkg: "./pause", ldflags: "-s -w"})
+}
 
-func build(ctx context.Context, program, ldflags string) (string, error) {
+// metricsBinary returns the path of metrics-server, which is built with another version of Kubernetes' libraries.
+func metricsBinary(ctx context.Context) (string, error) {
+	return build(ctx, program{name: "metrics", module: "metrics", pkg: "sigs.k8s.io/metrics-server/cmd/metrics-server", ldflags: "-s -w"})
+}
+
+func buildAll(ctx context.Context) error {
+	for _, one := range []func(context.Context) (string, error){nodeBinary, pauseBinary, metricsBinary} {
+		if _, err := one(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func build(ctx context.Context, p program) (string, error) {
 	source, err := sourceDir()
 	if err != nil {
 		return "", err
 	}
-	key, err := sourceHash(source, program, ldflags)
+	source = filepath.Join(source, p.module)
+	key, err := sourceHash(source, p)
 	if err != nil {
 		return "", err
 	}
@@ -41,21 +65,21 @@ func build(ctx context.Context, program, ldflags string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(cache, "slipway", program+"-"+key)
+	path := filepath.Join(cache, "slipway", p.name+"-"+key)
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", err
 	}
-	fmt.Fprintf(os.Stderr, "building %s from its Go modules (Kubernetes takes some minutes the first time) ...\n", program)
+	fmt.Fprintf(os.Stderr, "building %s from its Go modules (Kubernetes takes some minutes the first time) ...\n", p.name)
 	temporary := fmt.Sprintf("%s.%d", path, os.Getpid())
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", ldflags, "-o", temporary, "./"+program)
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", p.ldflags, "-o", temporary, p.pkg)
 	cmd.Dir = source
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("build %s: %w", program, err)
+		return "", fmt.Errorf("build %s: %w", p.name, err)
 	}
 	return path, os.Rename(temporary, path)
 }
@@ -79,15 +103,15 @@ func sourceDir() (string, error) {
 	}
 }
 
-func sourceHash(source, program, ldflags string) (string, error) {
-	files, err := filepath.Glob(filepath.Join(source, program, "*.go"))
+func sourceHash(source string, p program) (string, error) {
+	files, err := filepath.Glob(filepath.Join(source, p.name, "*.go"))
 	if err != nil {
 		return "", err
 	}
 	files = append(files, filepath.Join(source, "go.mod"), filepath.Join(source, "go.sum"))
 	sort.Strings(files)
 	sum := sha256.New()
-	fmt.Fprintln(sum, runtime.Version(), runtime.GOARCH, ldflags)
+	fmt.Fprintln(sum, runtime.Version(), runtime.GOARCH, p.ldflags)
 	for _, file := range files {
 		f, err := os.Open(file)
 		if err != nil {

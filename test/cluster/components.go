@@ -24,6 +24,9 @@ func (c *cluster) apiserver(node string) process {
 		"--kubelet-certificate-authority=" + pki("ca.crt"), "--kubelet-preferred-address-types=InternalIP",
 		"--service-account-issuer=https://kubernetes.default.svc.cluster.local", "--service-account-key-file=" + pki("sa.pub"),
 		"--service-account-signing-key-file=" + pki("sa.key"), "--api-audiences=https://kubernetes.default.svc.cluster.local,istio-ca",
+		"--requestheader-client-ca-file=" + pki("ca.crt"), "--requestheader-allowed-names=front-proxy", "--requestheader-username-headers=X-Remote-User",
+		"--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
+		"--proxy-client-cert-file=" + pki("front-proxy.crt"), "--proxy-client-key-file=" + pki("front-proxy.key"), "--enable-aggregator-routing=true",
 		"--enable-admission-plugins=NodeRestriction", "--profiling=false", "--v=1"}}
 }
 
@@ -31,7 +34,17 @@ func (c *cluster) controllerManager(node string) process {
 	return process{name: "kube-controller-manager", args: []string{node, "kube-controller-manager",
 		"--kubeconfig=" + c.path("pki", "controller-manager.kubeconfig"), "--root-ca-file=" + c.path("pki", "ca.crt"),
 		"--service-account-private-key-file=" + c.path("pki", "sa.key"), "--use-service-account-credentials=true",
-		"--leader-elect=false", "--profiling=false", "--node-monitor-period=2s"}}
+		"--leader-elect=false", "--profiling=false", "--node-monitor-period=2s",
+		// A real cluster waits minutes before it scales: here the tests would.
+		"--horizontal-pod-autoscaler-sync-period=5s", "--horizontal-pod-autoscaler-initial-readiness-delay=5s",
+		"--horizontal-pod-autoscaler-cpu-initialization-period=5s", "--horizontal-pod-autoscaler-downscale-stabilization=20s"}}
+}
+
+func (c *cluster) metricsServer(binary string) process {
+	kubeconfig := c.path("pki", "metrics.kubeconfig")
+	return process{name: "metrics-server", args: []string{binary, "--kubeconfig=" + kubeconfig, "--authentication-kubeconfig=" + kubeconfig,
+		"--authorization-kubeconfig=" + kubeconfig, "--secure-port=4443", "--cert-dir=" + c.path("run", "metrics"),
+		"--kubelet-certificate-authority=" + c.path("pki", "ca.crt"), "--kubelet-preferred-address-types=InternalIP", "--metric-resolution=10s", "--kubelet-request-timeout=5s"}}
 }
 
 func (c *cluster) scheduler(node string) process {

@@ -23,6 +23,7 @@ const usage = `usage: slipway-cluster COMMAND [--name NAME]
   kubeconfig       print the path of its kubeconfig
   load TAR...      import image archives
   binary           build the Kubernetes binary if need be and print its path (no root needed)
+  build            build all that up needs, so that it starts at once (no root needed)
 `
 
 func main() {
@@ -53,6 +54,9 @@ func run(args []string) error {
 			fmt.Println(path)
 		}
 		return err
+	}
+	if command == "build" {
+		return buildAll(ctx)
 	}
 	if err := checkMachine(); err != nil {
 		return err

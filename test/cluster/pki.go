@@ -53,6 +53,8 @@ func (c *cluster) writePKI() error {
 		{file: "controller-manager", name: "system:kube-controller-manager"},
 		{file: "scheduler", name: "system:kube-scheduler"},
 		{file: "proxy", name: "system:kube-proxy"},
+		{file: "front-proxy", name: "front-proxy"},
+		{file: "metrics", name: "system:metrics-server", groups: []string{"system:masters"}},
 		{file: "dns", name: "system:coredns", groups: []string{"system:masters"}},
 	}
 	for _, id := range identities {

@@ -31,11 +31,15 @@ func (c *cluster) up(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	metrics, err := metricsBinary(ctx)
+	if err != nil {
+		return err
+	}
 	if err := c.prepare(ctx); err != nil {
 		return fmt.Errorf("%w; `slipway-cluster down --name %s` cleans up", err, c.name)
 	}
 	began := time.Now()
-	if err := c.startAll(ctx, node); err != nil {
+	if err := c.startAll(ctx, node, metrics); err != nil {
 		return fmt.Errorf("%w; `slipway-cluster down --name %s` cleans up", err, c.name)
 	}
 	fmt.Printf("cluster %q is up (%.1fs); export KUBECONFIG=%s\n", c.name, time.Since(began).Seconds(), c.kubeconfig())
@@ -73,7 +77,7 @@ func (c *cluster) prepare(ctx context.Context) error {
 }
 
 // processes are the names of all that must run, in the order of their start.
-var processes = []string{"containerd", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "load-balancer"}
+var processes = []string{"containerd", "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "metrics-server", "load-balancer"}
 
 func (c *cluster) complete() bool {
 	for _, name := range processes {
@@ -84,7 +88,7 @@ func (c *cluster) complete() bool {
 	return true
 }
 
-func (c *cluster) startAll(ctx context.Context, node string) error {
+func (c *cluster) startAll(ctx context.Context, node, metrics string) error {
 	for _, p := range []process{c.containerd(), c.etcd(node), c.apiserver(node)} {
 		if err := c.start(p); err != nil {
 			return err
@@ -109,8 +113,10 @@ func (c *cluster) startAll(ctx context.Context, node string) error {
 	if err := c.kubectlApply(ctx, node, c.systemObjects()); err != nil {
 		return err
 	}
-	if err := c.start(c.coreDNS(node)); err != nil {
-		return err
+	for _, p := range []process{c.coreDNS(node), c.metricsServer(metrics)} {
+		if err := c.start(p); err != nil {
+			return err
+		}
 	}
 	ready := []string{"wait", "--for=condition=Ready", "node", c.nodeName(), "--timeout=1s"}
 	if err := c.waitFor(ctx, "node", "kubelet", 60*time.Second, func() error { return c.kubectl(ctx, node, "", ready...) }); err != nil {
@@ -159,7 +165,8 @@ func (c *cluster) kubectl(ctx context.Context, node, stdin string, args ...strin
 	return nil
 }
 
-// systemObjects: CoreDNS runs on the node itself, so its Service has no selector and its endpoint is written here.
+// systemObjects: CoreDNS and metrics-server run on the node itself, so their Services have no selector and their endpoints
+// are written here.
 func (c *cluster) systemObjects() string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Service
@@ -186,6 +193,37 @@ ports:
 endpoints:
 - addresses: [%[2]s]
   conditions: {ready: true}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: metrics-server, namespace: kube-system}
+spec:
+  ports:
+  - {name: https, port: 443, targetPort: 4443}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: metrics-server-node
+  namespace: kube-system
+  labels: {kubernetes.io/service-name: metrics-server}
+addressType: IPv4
+ports:
+- {name: https, port: 4443}
+endpoints:
+- addresses: [%[2]s]
+  conditions: {ready: true}
+---
+apiVersion: apiregistration.k8s.io/v1
+kind: APIService
+metadata: {name: v1beta1.metrics.k8s.io}
+spec:
+  group: metrics.k8s.io
+  version: v1beta1
+  groupPriorityMinimum: 100
+  versionPriority: 100
+  insecureSkipTLSVerify: true # it signs its own certificate
+  service: {name: metrics-server, namespace: kube-system}
 `, dnsService, c.nodeIP())
 }
 

@@ -41,6 +41,7 @@ func TestStory(t *testing.T) {
 		{"bad IstioOperators are refused", w.badOperators},
 		{"L2 default profile becomes healthy", w.defaultProfile},
 		{"L4 the gateway has an address", w.gatewayAddress},
+		{"HorizontalPodAutoscalers see the pods' use", w.autoscalers},
 		{"I1 plain and injected deployments", w.kubeInject},
 		{"I2 namespace and pod labels", w.injectionLabels},
 		{"T1 Bookinfo through the gateway", w.bookinfo},
@@ -115,22 +116,6 @@ func (w *world) mustApply(t *testing.T, yaml string) {
 	t.Helper()
 	if out, err := w.apply(yaml); err != nil {
 		t.Fatalf("kubectl apply: %v\n%s", err, out)
-	}
-}
-
-// eventually polls until check answers nil, or fails with its last answer.
-func eventually(t *testing.T, timeout time.Duration, check func() error) {
-	t.Helper()
-	deadline := time.Now().Add(timeout)
-	for {
-		err := check()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not so after %s: %v", timeout, err)
-		}
-		time.Sleep(100 * time.Millisecond)
 	}
 }
 

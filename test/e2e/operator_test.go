@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/slipway-mesh/slipway/test/kubetest"
 )
 
 type operatorStatus struct {
@@ -32,7 +34,7 @@ const resource = "example-istiocontrolplane"
 func (w *world) healthy(t *testing.T) operatorStatus {
 	t.Helper()
 	var last operatorStatus
-	eventually(t, 3*time.Minute, func() error {
+	kubetest.Eventually(t, 3*time.Minute, func() error {
 		s, err := w.status(resource)
 		if err != nil {
 			return err
@@ -75,7 +77,7 @@ func (w *world) badOperators(t *testing.T) {
 		"unusable value":  {"  values:\n    global:\n      proxy:\n        includeIPRanges: nonsense\n", "spec.values.global.proxy.includeIPRanges"},
 	} {
 		w.mustApply(t, operatorYAML(c.spec))
-		eventually(t, 20*time.Second, func() error {
+		kubetest.Eventually(t, 20*time.Second, func() error {
 			s, err := w.status(resource)
 			if err != nil {
 				return err
@@ -108,7 +110,7 @@ func (w *world) servicePorts(t *testing.T) string {
 func (w *world) address(t *testing.T) string {
 	t.Helper()
 	var ip string
-	eventually(t, 30*time.Second, func() error {
+	kubetest.Eventually(t, 30*time.Second, func() error {
 		ip = w.kubectl(t, "get", "service", "-n", "istio-system", "istio-ingressgateway", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}")
 		if ip == "" {
 			return fmt.Errorf("the Service has no address")
@@ -126,6 +128,19 @@ func (w *world) gatewayAddress(t *testing.T) {
 }
 
 // customised is the document of scenario L3, over the running default installation.
+// autoscalers checks that the autoscalers know the pods' use, and so can act.
+func (w *world) autoscalers(t *testing.T) {
+	for _, name := range []string{"istiod", "istio-ingressgateway"} {
+		kubetest.Eventually(t, 90*time.Second, func() error {
+			got := w.kubectl(t, "get", "hpa", "-n", "istio-system", name, "-o", `jsonpath={.status.conditions[?(@.type=="ScalingActive")].status} {.status.currentMetrics[0].resource.current.averageValue}`)
+			if active, use, _ := strings.Cut(got, " "); active != "True" || use == "" {
+				return fmt.Errorf("%s: %q", name, got)
+			}
+			return nil
+		})
+	}
+}
+
 func (w *world) customised(t *testing.T) {
 	before := w.kubectl(t, "get", "pods", "-n", "istio-system", "-l", "app=istio-ingressgateway", "-o", "name")
 	w.kubectl(t, "apply", "-f", "samples/operator/customised.yaml")
@@ -175,7 +190,7 @@ func (w *world) oldPorts(t *testing.T) {
 // brokenImage: the status names the component and the cause, and never says HEALTHY.
 func (w *world) brokenImage(t *testing.T) {
 	w.mustApply(t, operatorYAML("  profile: demo\n  components:\n    pilot:\n      tag: nosuchtag\n"))
-	eventually(t, 90*time.Second, func() error {
+	kubetest.Eventually(t, 90*time.Second, func() error {
 		s, err := w.status(resource)
 		if err != nil {
 			return err
@@ -197,7 +212,7 @@ func (w *world) brokenImage(t *testing.T) {
 
 func (w *world) remove(t *testing.T) {
 	w.kubectl(t, "delete", "iop", "-n", "istio-system", resource, "--timeout=90s")
-	eventually(t, time.Minute, func() error {
+	kubetest.Eventually(t, time.Minute, func() error {
 		left := w.kubectl(t, "get", "pods,deployments,services,configmaps,secrets,serviceaccounts,roles,rolebindings,hpa,pdb,leases", "-n", "istio-system", "-o", "name")
 		for _, name := range strings.Fields(left) {
 			if name != "configmap/kube-root-ca.crt" && name != "serviceaccount/default" {

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/slipway-mesh/slipway/test/kubetest"
 )
 
 const plainDeployment = `apiVersion: apps/v1
@@ -41,7 +43,7 @@ func (w *world) readyOf(namespace, selector string) (string, error) {
 
 func (w *world) waitReady(t *testing.T, namespace, selector, want string) {
 	t.Helper()
-	eventually(t, 90*time.Second, func() error {
+	kubetest.Eventually(t, 90*time.Second, func() error {
 		got, err := w.readyOf(namespace, selector)
 		if err == nil && got != want {
 			err = fmt.Errorf("ready: %s, not %s", got, want)
@@ -102,7 +104,7 @@ func (w *world) bookinfo(t *testing.T) {
 	for _, selector := range []string{"app=details", "app=ratings", "app=productpage", "app=reviews,version=v1", "app=reviews,version=v2", "app=reviews,version=v3"} {
 		w.waitReady(t, "default", selector, "2/2")
 	}
-	eventually(t, 30*time.Second, func() error {
+	kubetest.Eventually(t, 30*time.Second, func() error {
 		code, body, err := get(w.page(t))
 		if err == nil && (code != 200 || !strings.Contains(body, "The Comedy of Errors") || strings.Contains(body, "Error fetching")) {
 			err = fmt.Errorf("productpage answered %d: %s", code, body)
@@ -136,7 +138,7 @@ func (w *world) versions(t *testing.T, n int, headers ...string) map[string]int 
 // settled waits until a rule shows: only what want lists is seen in a row of requests.
 func (w *world) settled(t *testing.T, want string, headers ...string) {
 	t.Helper()
-	eventually(t, 10*time.Second, func() error {
+	kubetest.Eventually(t, 10*time.Second, func() error {
 		if counts := w.versions(t, 8, headers...); counts[want] != 8 {
 			return fmt.Errorf("reviews are served by %v, not %s alone", counts, want)
 		}
@@ -160,7 +162,7 @@ func (w *world) weights(t *testing.T) {
 		t.Errorf("without a rule all three versions serve, not %v", before)
 	}
 	w.kubectl(t, "apply", "-f", "samples/bookinfo/networking/virtual-service-reviews-75-25.yaml")
-	eventually(t, 10*time.Second, func() error { // v2 has no share any more
+	kubetest.Eventually(t, 10*time.Second, func() error { // v2 has no share any more
 		if counts := w.versions(t, 20); counts["reviews-v2"] > 0 {
 			return fmt.Errorf("reviews are still served by %v", counts)
 		}
@@ -181,7 +183,7 @@ func (w *world) headerMatch(t *testing.T) {
 	w.settled(t, "reviews-v1")
 	w.settled(t, "reviews-v2", "end-user", "jason")
 	w.kubectl(t, "delete", "virtualservice", "reviews")
-	eventually(t, 10*time.Second, func() error {
+	kubetest.Eventually(t, 10*time.Second, func() error {
 		if counts := w.versions(t, 30); len(counts) != 3 {
 			return fmt.Errorf("without the rule reviews are served by %v", counts)
 		}
@@ -212,7 +214,7 @@ spec:
 func (w *world) prefixAndPort(t *testing.T) {
 	w.mustApply(t, sample)
 	url := "http://" + w.address(t) + "/details/0"
-	eventually(t, 10*time.Second, func() error {
+	kubetest.Eventually(t, 10*time.Second, func() error {
 		code, body, err := get(url, "Host", "test.wilump.dev")
 		if err == nil && (code != 200 || !strings.Contains(body, "Shakespeare")) {
 			err = fmt.Errorf("%d: %s", code, body)
