@@ -6,10 +6,16 @@ import iradix "github.com/hashicorp/go-immutable-radix/v2"
 // replaces its own.
 type byHost struct {
 	*Section
-	made *iradix.Tree[[]string] // names by host
+	made *iradix.Tree[[]*Resource] // by host
 }
 
-func newByHost() byHost { return byHost{EmptySection(), iradix.New[[]string]()} }
+func newByHost() byHost { return byHost{EmptySection(), iradix.New[[]*Resource]()} }
+
+// of returns what a host has made.
+func (b byHost) of(host string) []*Resource {
+	made, _ := b.made.Get([]byte(host))
+	return made
+}
 
 // replace gives each host its new resources; a host without any loses what it had. A name that another of the hosts makes
 // now is kept.
@@ -17,21 +23,18 @@ func (b byHost) replace(hosts map[string][]*Resource) byHost {
 	changes := map[string]*Resource{}
 	made := b.made.Txn()
 	for host := range hosts {
-		names, _ := b.made.Get([]byte(host))
-		for _, name := range names {
-			changes[name] = nil
+		for _, r := range b.of(host) {
+			changes[r.Name] = nil
 		}
 	}
 	for host, resources := range hosts {
-		names := make([]string, 0, len(resources))
 		for _, r := range resources {
-			names = append(names, r.Name)
 			changes[r.Name] = r
 		}
-		if len(names) == 0 {
+		if len(resources) == 0 {
 			made.Delete([]byte(host))
 		} else {
-			made.Insert([]byte(host), names)
+			made.Insert([]byte(host), resources)
 		}
 	}
 	return byHost{b.Next(changes), made.Commit()}

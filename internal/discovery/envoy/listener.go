@@ -42,18 +42,18 @@ type part struct {
 }
 
 // parts lists what a host wants of which listeners.
-func parts(config *mesh.Config, o *mesh.Outbound, onlyPort lookupPort) []part {
+func parts(config *mesh.Config, o *mesh.Outbound, onlyPort lookupPort) []*part {
 	if o.Service == nil {
 		if o.Routes == nil || len(o.Routes.HTTP) == 0 {
 			return nil
 		}
-		return []part{{listener: wildcard + "_80", shape: shapeHTTP, port: 80, host: o.Host, table: webTable}}
+		return []*part{{listener: wildcard + "_80", shape: shapeHTTP, port: 80, host: o.Host, table: webTable}}
 	}
-	var out []part
+	var out []*part
 	for _, port := range o.Service.Ports {
 		switch {
 		case port.Protocol.IsHTTP():
-			out = append(out, part{listener: wildcard + "_" + itoa(port.Number), shape: shapeHTTP, port: port.Number, host: o.Host, table: itoa(port.Number)})
+			out = append(out, &part{listener: wildcard + "_" + itoa(port.Number), shape: shapeHTTP, port: port.Number, host: o.Host, table: itoa(port.Number)})
 		case o.Service.Headless:
 			// Connections go to pods' own addresses: the passthrough cluster takes them there.
 		default:
@@ -65,19 +65,19 @@ func parts(config *mesh.Config, o *mesh.Outbound, onlyPort lookupPort) []part {
 
 // addressed are the listeners of a port whose protocol is not HTTP: one a virtual IP, or on all addresses where there is
 // none and the server name tells the hosts apart.
-func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort lookupPort) []part {
+func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort lookupPort) []*part {
 	isTLS := port.Protocol == mesh.HTTPS || port.Protocol == mesh.TLS
-	var out []part
+	var out []*part
 	for _, ip := range o.Service.Addresses {
 		if ranges, err := netip.ParsePrefix(ip); err == nil {
-			out = append(out, part{listener: wildcard + "_" + itoa(port.Number), shape: shapeMatched, port: port.Number, host: o.Host,
+			out = append(out, &part{listener: wildcard + "_" + itoa(port.Number), shape: shapeMatched, port: port.Number, host: o.Host,
 				chains: within(ranges, l4Chains(config, o, port, isTLS, onlyPort))})
 			continue
 		}
 		if _, err := netip.ParseAddr(ip); err != nil {
 			continue // resolve has told
 		}
-		p := part{listener: ip + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host}
+		p := &part{listener: ip + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host}
 		if port.Protocol == mesh.Auto {
 			p.shape, p.table = shapeSniff, sniffedTable(o.Host, port.Number)
 		}
@@ -87,14 +87,14 @@ func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort l
 	if len(o.Service.Addresses) > 0 {
 		return out
 	}
-	p := part{listener: wildcard + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host, chains: l4Chains(config, o, port, isTLS, onlyPort)}
+	p := &part{listener: wildcard + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host, chains: l4Chains(config, o, port, isTLS, onlyPort)}
 	if isTLS {
 		p.shape = shapeMatched
 		if o.Routes == nil || len(o.Routes.TLS) == 0 {
 			p.chains = []*listener.FilterChain{{FilterChainMatch: serverNames([]string{o.Host}), Filters: p.chains[0].Filters}}
 		}
 	}
-	return []part{p}
+	return []*part{p}
 }
 
 // l4Chains are the filter chains of a port by the TLS or TCP rules of its VirtualService, or one chain to its cluster.
@@ -151,7 +151,7 @@ func serverNames(hosts []string) *listener.FilterChainMatch {
 
 // assemble makes a listener of what hosts want of it. They come in the order of shape and then of host, so the first
 // decides what it is.
-func assemble(config *mesh.Config, flavour mesh.Flavour, wanted []part) *Resource {
+func assemble(config *mesh.Config, flavour mesh.Flavour, wanted []*part) *Resource {
 	first := wanted[0]
 	ip, _, _ := strings.Cut(first.listener, "_")
 	out := &listener.Listener{
@@ -214,7 +214,7 @@ func appendDistinct(chains, more []*listener.FilterChain, seen map[string]bool) 
 }
 
 // sniff opens a listener of one service whose protocol the first bytes tell.
-func sniff(config *mesh.Config, flavour mesh.Flavour, out *listener.Listener, p part) {
+func sniff(config *mesh.Config, flavour mesh.Flavour, out *listener.Listener, p *part) {
 	m := rds(manager(config, "outbound_"+p.listener), p.table)
 	beforeRouter(m, tellMesh(flavour))
 	out.ListenerFilters = []*listener.ListenerFilter{tlsInspector(), httpInspector()}

@@ -37,13 +37,14 @@ func (l Lookup) hashPolicy(d mesh.Destination) []*routeHashPolicy {
 type Outbound struct {
 	config       *mesh.Config
 	flavour      mesh.Flavour
+	memo         *Memo
 	clusters     byHost
 	endpoints    byHost
 	tables       *Section               // route tables that take their virtual hosts one by one
 	virtualHosts *Section               // by TABLE/NAME
 	listeners    *Section               //
-	parts        *iradix.Tree[part]     // by listener NUL shape NUL host
-	wants        *iradix.Tree[[]part]   // by host
+	parts        *iradix.Tree[*part]    // by listener NUL shape NUL host
+	wants        *iradix.Tree[[]*part]  // by host
 	hosts        *iradix.Tree[[]claim]  // by host
 	claims       *iradix.Tree[claim]    // by table NUL domain NUL host
 	users        *iradix.Tree[struct{}] // by destination host NUL host: whose routes read another host's rule or port
@@ -65,10 +66,10 @@ func (o *Outbound) Tables() *Section { return o.tables }
 func (o *Outbound) VirtualHosts() *Section { return o.virtualHosts }
 
 // NewOutbound has what every scope has; Next adds the hosts.
-func NewOutbound(config *mesh.Config, flavour mesh.Flavour) *Outbound {
+func NewOutbound(config *mesh.Config, flavour mesh.Flavour, memo *Memo) *Outbound {
 	o := &Outbound{
-		config: config, flavour: flavour, clusters: newByHost(), endpoints: newByHost(), tables: EmptySection(), virtualHosts: EmptySection(), listeners: EmptySection(),
-		parts: iradix.New[part](), wants: iradix.New[[]part](), hosts: iradix.New[[]claim](), claims: iradix.New[claim](), users: iradix.New[struct{}](),
+		config: config, flavour: flavour, memo: memo, clusters: newByHost(), endpoints: newByHost(), tables: EmptySection(), virtualHosts: EmptySection(), listeners: EmptySection(),
+		parts: iradix.New[*part](), wants: iradix.New[[]*part](), hosts: iradix.New[[]claim](), claims: iradix.New[claim](), users: iradix.New[struct{}](),
 	}
 	o.clusters = o.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
 	o.listeners = o.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config)})
@@ -88,16 +89,19 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 	for _, host := range changed {
 		outbound := lookup.Outbound(host)
 		made[host], assigned[host] = nil, nil
-		if outbound != nil {
-			made[host] = clusters(config, outbound, lookup.Endpoints(host))
-			assigned[host] = loadAssignments(outbound, lookup.Endpoints(host))
+		if outbound == nil {
+			next.memo.forget(host)
+			continue
 		}
+		next.memo.host(host, len(o.clusters.of(host)) > 0)
+		made[host] = next.madeClusters(outbound, lookup.Endpoints(host))
+		assigned[host] = next.madeEndpoints(outbound, lookup.Endpoints(host))
 	}
 	for _, host := range endpoints {
 		outbound := lookup.Outbound(host)
-		assigned[host] = loadAssignments(outbound, lookup.Endpoints(host))
+		assigned[host] = next.madeEndpoints(outbound, lookup.Endpoints(host))
 		if outbound != nil && outbound.Service != nil && outbound.Service.Resolution != mesh.Static {
-			made[host] = clusters(config, outbound, lookup.Endpoints(host)) // they hold their endpoints
+			made[host] = next.madeClusters(outbound, lookup.Endpoints(host)) // they hold their endpoints
 		}
 	}
 	next.clusters = next.clusters.replace(made)
@@ -105,6 +109,31 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 	next.updateListeners(lookup, changed)
 	next.updateVirtualHosts(lookup, changed, config != o.config)
 	return &next
+}
+
+func (o *Outbound) madeClusters(outbound *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
+	key := clusterKey{config: o.config, service: outbound.Service, rule: outbound.Rule, mtls: outbound.MTLS}
+	if outbound.Service != nil && outbound.Service.Resolution != mesh.Static {
+		key.endpoints = endpoints
+	}
+	return remember(o.memo.host(outbound.Host, false).clusters, key, func() []*Resource { return clusters(o.config, outbound, endpoints) })
+}
+
+func (o *Outbound) madeEndpoints(outbound *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
+	if outbound == nil {
+		return nil
+	}
+	key := endpointKey{outbound.Service, outbound.Rule, endpoints}
+	return remember(o.memo.host(outbound.Host, false).endpoints, key, func() []*Resource { return loadAssignments(outbound, endpoints) })
+}
+
+// madeParts are what a host wants of listeners. Without a VirtualService it is the same for all who see the service.
+func (o *Outbound) madeParts(outbound *mesh.Outbound, lookup Lookup) []*part {
+	build := func() []*part { return parts(o.config, outbound, lookup.onlyPort) }
+	if outbound.Routes != nil {
+		return build()
+	}
+	return remember(o.memo.host(outbound.Host, false).parts, partKey{o.config, outbound.Service}, build)
 }
 
 // withUsers adds the hosts whose routes lead to changed ones: they read the destination's only port and hash policy.
@@ -130,16 +159,16 @@ func (o *Outbound) withUsers(changed []string) []string {
 func (o *Outbound) updateListeners(lookup Lookup, changed []string) {
 	parts_, wants := o.parts.Txn(), o.wants.Txn()
 	touched := map[string]bool{}
-	key := func(p part) []byte { return []byte(p.listener + "\x00" + itoa(uint32(p.shape)) + "\x00" + p.host) }
+	key := func(p *part) []byte { return []byte(p.listener + "\x00" + itoa(uint32(p.shape)) + "\x00" + p.host) }
 	for _, host := range changed {
 		before, _ := o.wants.Get([]byte(host))
 		for _, p := range before {
 			parts_.Delete(key(p))
 			touched[p.listener] = true
 		}
-		var after []part
+		var after []*part
 		if outbound := lookup.Outbound(host); outbound != nil {
-			after = parts(o.config, outbound, lookup.onlyPort)
+			after = o.madeParts(outbound, lookup)
 		}
 		for _, p := range after {
 			parts_.Insert(key(p), p)
@@ -162,13 +191,18 @@ func (o *Outbound) updateListeners(lookup Lookup, changed []string) {
 // assembled makes a listener, nil if nobody wants it. For most shapes the first part decides alone, so the walk ends
 // there: a port of a thousand services costs no more than one.
 func (o *Outbound) assembled(name string) *Resource {
-	var wanted []part
-	o.parts.Root().WalkPrefix([]byte(name+"\x00"), func(_ []byte, p part) bool {
+	var wanted []*part
+	o.parts.Root().WalkPrefix([]byte(name+"\x00"), func(_ []byte, p *part) bool {
 		wanted = append(wanted, p)
 		return wanted[0].shape != shapeMatched || p.shape != shapeMatched
 	})
 	if len(wanted) == 0 {
 		return nil
 	}
-	return assemble(o.config, o.flavour, wanted)
+	first := wanted[0]
+	build := func() *Resource { return assemble(o.config, o.flavour, wanted) }
+	if first.shape == shapeMatched {
+		return build()
+	}
+	return remember(o.memo.host(first.host, false).listeners, listenerKey{o.config, o.flavour, first}, build)
 }

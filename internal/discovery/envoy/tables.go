@@ -16,7 +16,6 @@ func (c claim) key() []byte { return []byte(c.table + "\x00" + c.domain + "\x00"
 // updateVirtualHosts replaces the virtual hosts of the changed hosts. A domain may stand once in a table, or Envoy refuses
 // the whole: of several hosts that claim one, the first by name has it, and the others are computed again when it goes.
 func (o *Outbound) updateVirtualHosts(lookup Lookup, changed []string, all bool) {
-	c := routeContext{onlyPort: lookup.onlyPort, hashPolicy: lookup.hashPolicy}
 	made := map[string][]tableHost{}
 	contested := map[string]bool{}
 	claims, hosts, users := o.claims.Txn(), o.hosts.Txn(), o.users.Txn()
@@ -30,7 +29,7 @@ func (o *Outbound) updateVirtualHosts(lookup Lookup, changed []string, all bool)
 		var claimed []claim
 		outbound := lookup.Outbound(host)
 		if outbound != nil {
-			made[host] = virtualHosts(outbound, c)
+			made[host] = tablesOf(outbound)
 			if outbound.Routes != nil {
 				for _, rule := range outbound.Routes.HTTP {
 					for _, d := range rule.Destinations {
@@ -40,7 +39,7 @@ func (o *Outbound) updateVirtualHosts(lookup Lookup, changed []string, all bool)
 			}
 		}
 		for _, th := range made[host] {
-			for _, domain := range th.host.Domains {
+			for _, domain := range th.domains {
 				claimed = append(claimed, claim{th.table, domain, host})
 			}
 		}
@@ -63,11 +62,11 @@ func (o *Outbound) updateVirtualHosts(lookup Lookup, changed []string, all bool)
 	for host := range contested { // a rival's virtual host gains or loses a domain
 		if _, done := made[host]; !done {
 			if outbound := lookup.Outbound(host); outbound != nil {
-				made[host] = virtualHosts(outbound, c)
+				made[host] = tablesOf(outbound)
 			}
 		}
 	}
-	o.publishVirtualHosts(made, before, all)
+	o.publishVirtualHosts(lookup, made, before, all)
 }
 
 // rivals notes the hosts that claim the same domain of the same table.
@@ -90,8 +89,22 @@ func (o *Outbound) owns(table, domain, host string) bool {
 	return owner == host
 }
 
+// madeVirtualHost is a host's resource in a table, by the names that are its own there. Where no VirtualService has a say it is
+// the same for all who see the same.
+func (o *Outbound) madeVirtualHost(lookup Lookup, host string, th tableHost) *Resource {
+	outbound := lookup.Outbound(host)
+	build := func() *Resource {
+		c := routeContext{onlyPort: lookup.onlyPort, hashPolicy: lookup.hashPolicy}
+		return tableResource(th.table, virtualHost(outbound, th.port, th.domains, c))
+	}
+	if outbound.Routes != nil {
+		return build()
+	}
+	return remember(o.memo.host(host, false).virtual, virtualKey{outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ",")}, build)
+}
+
 // publishVirtualHosts puts what was made into the sections, with the tables that it stands in.
-func (o *Outbound) publishVirtualHosts(made map[string][]tableHost, before map[string][]claim, all bool) {
+func (o *Outbound) publishVirtualHosts(lookup Lookup, made map[string][]tableHost, before map[string][]claim, all bool) {
 	changes := map[string]*Resource{}
 	tables := map[string]bool{}
 	whole := map[string]*Resource{} // the one virtual host of each sniffed table
@@ -107,14 +120,14 @@ func (o *Outbound) publishVirtualHosts(made map[string][]tableHost, before map[s
 			name := resourceName(th.table, host)
 			changes[name] = nil
 			var domains []string
-			for _, domain := range th.host.Domains {
+			for _, domain := range th.domains {
 				if o.owns(th.table, domain, host) {
 					domains = append(domains, domain)
 				}
 			}
 			if len(domains) > 0 {
-				th.host.Domains = domains
-				resource := tableResource(th.table, th.host)
+				th.domains = domains
+				resource := o.madeVirtualHost(lookup, host, th)
 				if isSniffed(th.table) {
 					whole[th.table] = resource
 				} else {

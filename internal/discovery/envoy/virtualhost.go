@@ -11,32 +11,31 @@ import (
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
 
-// tableHost is a virtual host and the route table that it is for.
+// tableHost says that a host stands in a route table, for a port and by some names.
 type tableHost struct {
-	table string
-	host  *route.VirtualHost
+	table   string
+	port    mesh.Port
+	domains []string
 }
 
 // webTable is where hosts that are in no registry are served: what a client sends to port 80 can be for any host.
 const webTable = "80"
 
-// virtualHosts makes those of a host, one for each of its ports that speaks HTTP.
-func virtualHosts(o *mesh.Outbound, c routeContext) []tableHost {
+// tablesOf lists where a host stands: once for each of its ports that speaks HTTP.
+func tablesOf(o *mesh.Outbound) []tableHost {
 	var out []tableHost
 	if o.Service == nil {
-		c.port = 80
 		if o.Routes == nil || len(o.Routes.HTTP) == 0 {
 			return nil
 		}
-		return []tableHost{{webTable, virtualHost(o, mesh.Port{Number: 80}, o.Domains, c)}}
+		return []tableHost{{webTable, mesh.Port{Number: 80}, o.Domains}}
 	}
 	for _, port := range o.Service.Ports {
-		c.port = port.Number
 		switch {
 		case port.Protocol.IsHTTP():
-			out = append(out, tableHost{itoa(port.Number), virtualHost(o, port, o.Domains, c)})
+			out = append(out, tableHost{itoa(port.Number), port, o.Domains})
 		case port.Protocol == mesh.Auto && len(o.Service.Addresses) > 0:
-			out = append(out, tableHost{sniffedTable(o.Host, port.Number), virtualHost(o, port, []string{"*"}, c)})
+			out = append(out, tableHost{sniffedTable(o.Host, port.Number), port, []string{"*"}})
 		}
 	}
 	return out
@@ -46,6 +45,7 @@ func virtualHosts(o *mesh.Outbound, c routeContext) []tableHost {
 func sniffedTable(host string, port uint32) string { return host + ":" + itoa(port) }
 
 func virtualHost(o *mesh.Outbound, port mesh.Port, domains []string, c routeContext) *route.VirtualHost {
+	c.port = port.Number
 	out := &route.VirtualHost{Name: o.Host + ":" + itoa(port.Number), Domains: domains, IncludeRequestAttemptCount: true}
 	if o.Routes != nil {
 		out.Routes = routesOf(o.Routes, c)

@@ -21,8 +21,8 @@ type class struct {
 	users    int
 }
 
-func newClass(w *world.World, key scope.Key) *class {
-	c := &class{scope: scope.New(w, key), outbound: envoy.NewOutbound(w.Config, key.Flavour)}
+func newClass(w *world.World, key scope.Key, memo *envoy.Memo) *class {
+	c := &class{scope: scope.New(w, key), outbound: envoy.NewOutbound(w.Config, key.Flavour, memo)}
 	var hosts []string
 	c.scope.Hosts.Root().Walk(func(host []byte, _ *mesh.Outbound) bool {
 		hosts = append(hosts, string(host))
@@ -63,7 +63,7 @@ func (s *Server) joinScope(st *stream) {
 	key := scope.KeyOf(s.world, st.proxy)
 	c := s.scopes[key]
 	if c == nil {
-		c = newClass(s.world, key)
+		c = newClass(s.world, key, s.memo)
 		s.scopes[key] = c
 	}
 	c.users++

@@ -3,14 +3,14 @@ package xds
 import (
 	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
-	"github.com/slipway-mesh/slipway/internal/discovery/scope"
 	"github.com/slipway-mesh/slipway/internal/discovery/world"
 )
 
 // Resources computes all that a proxy is sent, by type URL and in the order of names. It is what a server says that has
 // just begun; one that followed the mesh says the same.
 func Resources(w *world.World, proxy *mesh.Proxy) map[string][]*envoy.Resource {
-	s := &Server{world: w, scopes: map[scope.Key]*class{}, inbounds: map[string]*inboundClass{}, gateways: map[string]*gatewayClass{}}
+	s := NewServer(nil)
+	s.world = w
 	st := &stream{proxy: proxy}
 	s.joinScope(st)
 	t := s.targetOf(st)

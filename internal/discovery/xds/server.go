@@ -33,6 +33,7 @@ type Server struct {
 	mu       sync.Mutex
 	world    *world.World
 	scopes   map[scope.Key]*class
+	memo     *envoy.Memo
 	inbounds map[string]*inboundClass
 	gateways map[string]*gatewayClass
 	streams  map[*stream]struct{}
@@ -41,7 +42,7 @@ type Server struct {
 
 // NewServer is a server without a world.
 func NewServer(metrics *Metrics) *Server {
-	return &Server{metrics: metrics, scopes: map[scope.Key]*class{}, inbounds: map[string]*inboundClass{}, gateways: map[string]*gatewayClass{}, streams: map[*stream]struct{}{}}
+	return &Server{metrics: metrics, scopes: map[scope.Key]*class{}, memo: envoy.NewMemo(), inbounds: map[string]*inboundClass{}, gateways: map[string]*gatewayClass{}, streams: map[*stream]struct{}{}}
 }
 
 // Ready says whether a world is known.
@@ -63,6 +64,7 @@ func (s *Server) Update(w *world.World, dirty world.Dirty) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.world = w
+	s.memo.Step()
 	for _, c := range s.scopes {
 		c.update(w, dirty)
 	}

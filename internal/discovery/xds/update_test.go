@@ -54,20 +54,27 @@ func held(o *envoy.Outbound) map[string]string {
 	return out
 }
 
-// TestUpdateEqualsFromScratch: a view that follows the mesh step by step is the one that is computed of the last state.
+// TestUpdateEqualsFromScratch: views that follow the mesh step by step, and share what they make, are those that are computed
+// of the last state by themselves.
 func TestUpdateEqualsFromScratch(t *testing.T) {
 	options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: "istio-system", MeshConfigMap: "istio"}
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		state := resolve.Start(options)
-		key := scope.KeyOf(state.World, &mesh.Proxy{Namespace: "a"})
-		follower := newClass(state.World, key)
+		memo := envoy.NewMemo()
+		var followers []*class
+		for _, namespace := range []string{"a", "b", "c"} {
+			followers = append(followers, newClass(state.World, scope.KeyOf(state.World, &mesh.Proxy{Namespace: namespace}), memo))
+		}
 		for step := range 40 {
 			next, dirty := resolve.Next(state, []source.Change{change(r), change(r)})
 			state = next
-			follower.update(state.World, dirty)
-			if diff := cmp.Diff(held(newClass(state.World, key).outbound), held(follower.outbound)); diff != "" {
-				t.Fatalf("seed %d, step %d: the view differs from one from scratch (-scratch +steps):\n%s", seed, step, diff)
+			memo.Step()
+			for _, follower := range followers {
+				follower.update(state.World, dirty)
+				if diff := cmp.Diff(held(newClass(state.World, follower.scope.Key, envoy.NewMemo()).outbound), held(follower.outbound)); diff != "" {
+					t.Fatalf("seed %d, step %d: the view of %s differs from one from scratch (-scratch +steps):\n%s", seed, step, follower.scope.Key.Namespace, diff)
+				}
 			}
 		}
 	}
