@@ -3,7 +3,6 @@ package xds
 import (
 	"maps"
 	"slices"
-	"sort"
 	"strconv"
 	"time"
 
@@ -18,16 +17,22 @@ import (
 // most until the barrier's deadline; and a newer target takes the place of an older one at once.
 func (s *stream) advance() error {
 	target := s.target.Load()
+	for name := range s.warming { // one that is gone meanwhile will never be warm
+		if _, has := get(target.parts[endpointIndex], name); !has {
+			delete(s.warming, name)
+		}
+	}
 	for _, i := range []int{clusterIndex, endpointIndex} {
 		if err := s.push(i, target, false); err != nil {
 			return err
 		}
 	}
-	if s.waits(clusterIndex) || s.waits(endpointIndex) || len(s.warming) > 0 {
+	if s.waits(clusterIndex) || s.waits(endpointIndex) || s.warmAll || len(s.warming) > 0 {
 		if !s.expired() {
 			return nil
 		}
 		clear(s.warming)
+		s.warmAll = false
 	}
 	for _, i := range []int{listenerIndex, routeIndex, hostIndex} {
 		if err := s.push(i, target, true); err != nil {
@@ -75,6 +80,7 @@ func (s *stream) push(i int, target *target, remove bool) error {
 		removed = slices.Sorted(maps.Keys(t.doomed))
 		clear(t.doomed)
 	}
+	first := t.base == nil
 	t.base = target.parts[i]
 	if len(resources) == 0 && len(removed) == 0 && t.answered {
 		return nil
@@ -83,43 +89,61 @@ func (s *stream) push(i int, target *target, remove bool) error {
 	if len(resources) == 0 && len(removed) == 0 && i == hostIndex {
 		return nil
 	}
-	return s.respond(i, t, resources, removed)
+	return s.respond(i, t, resources, removed, first)
 }
 
 // changes lists what to send of a type, and marks what is gone.
 func (s *stream) changes(i int, t *typeState, target *target) []*envoy.Resource {
 	now := target.parts[i]
-	out := map[string]*envoy.Resource{}
+	first := t.base == nil
 	changed, removed := diff(now, t.base)
 	for _, r := range changed {
-		if t.wildcard || t.subscribed[r.Name] {
-			out[r.Name] = r
-		}
 		delete(t.doomed, r.Name)
 	}
+	if !t.wildcard {
+		changed = slices.DeleteFunc(changed, func(r *envoy.Resource) bool { return !t.subscribed.has(r.Name) })
+	}
 	for _, name := range removed {
-		if _, there := get(now, name); !there && (t.wildcard || t.subscribed[name]) {
+		if _, there := get(now, name); !there && (t.wildcard || t.subscribed.has(name)) {
 			t.doomed[name] = true
 		}
 	}
 	if i == routeIndex && !s.proxy.VHDS {
 		for table := range changedTables(target.parts[hostIndex], t.hostBase) {
-			if r, there := get(now, table); there && t.subscribed[table] {
-				out[table] = r
+			if t.subscribed.has(table) {
+				t.fresh[table] = true
 			}
 		}
 		t.hostBase = target.parts[hostIndex]
 	}
+	if first && !t.wildcard { // what is asked for and not there is said to be so
+		t.subscribed.each(func(name string) {
+			if _, there := get(now, name); !there {
+				t.fresh[name] = true
+			}
+		})
+	}
+	return s.withFresh(i, t, now, changed)
+}
+
+// withFresh adds what the proxy waits for whatever it was sent before.
+func (s *stream) withFresh(i int, t *typeState, now []*envoy.Section, out []*envoy.Resource) []*envoy.Resource {
+	if len(t.fresh) == 0 {
+		return out
+	}
+	for _, r := range out {
+		delete(t.fresh, r.Name)
+	}
 	for name := range t.fresh {
 		if r, there := get(now, name); there {
-			out[name] = r
+			out = append(out, r)
 			delete(t.fresh, name)
 		} else if i == endpointIndex || i == routeIndex {
 			t.doomed[name] = true // say that it is not there; if it comes, it is sent
 			delete(t.fresh, name)
 		}
 	}
-	return sorted(out)
+	return out
 }
 
 // changedTables are the tables that have a virtual host that differs.
@@ -135,47 +159,47 @@ func changedTables(to, from []*envoy.Section) map[string]bool {
 	return tables
 }
 
-func sorted(set map[string]*envoy.Resource) []*envoy.Resource {
-	list := slices.Collect(maps.Values(set))
-	sort.Slice(list, func(a, b int) bool { return list[a].Name < list[b].Name })
-	return list
-}
-
 // hostChanges lists the virtual hosts to send: all of a table that has just been acknowledged, and what changed in those
 // that were before. Virtual hosts follow their table: Envoy drops what it has no table for, and acknowledges it still.
 func (s *stream) hostChanges(t *typeState, target *target) []*envoy.Resource {
-	out := map[string]*envoy.Resource{}
-	changed, removed := diff(target.parts[hostIndex], t.base)
-	for _, r := range changed {
-		if s.opened[envoy.TableOf(r.Name)] {
-			out[r.Name] = r
-			delete(t.doomed, r.Name)
-		}
-	}
-	for _, name := range removed {
-		if s.opened[envoy.TableOf(name)] {
-			t.doomed[name] = true
-		}
-	}
-	for table := range s.usableTables(target) {
-		if s.opened[table] {
-			continue
-		}
-		s.opened[table] = true
-		there := map[string]bool{}
-		for _, r := range target.hostsOf(table) {
-			there[r.Name] = true
-			if t.held[r.Name] != r.Version {
-				out[r.Name] = r
+	var out []*envoy.Resource
+	usable := s.usableTables(target)
+	if len(s.opened) > 0 {
+		changed, removed := diff(target.parts[hostIndex], t.base)
+		for _, r := range changed {
+			if s.opened[envoy.TableOf(r.Name)] {
+				out = append(out, r)
+				delete(t.doomed, r.Name)
 			}
 		}
-		for name := range t.held {
-			if envoy.TableOf(name) == table && !there[name] {
+		for _, name := range removed {
+			if s.opened[envoy.TableOf(name)] {
 				t.doomed[name] = true
 			}
 		}
 	}
-	return sorted(out)
+	for table := range usable {
+		if !s.opened[table] {
+			s.opened[table] = true
+			out = append(out, s.openTable(t, target, table)...)
+		}
+	}
+	if len(usable) > 0 && len(usable) == len(s.opened) {
+		t.held = nil // a table that comes later is new to the proxy
+	}
+	return out
+}
+
+// openTable lists the virtual hosts of a table that the proxy does not hold yet.
+func (s *stream) openTable(t *typeState, target *target, table string) []*envoy.Resource {
+	out := target.hostsOf(table)
+	if t.held == nil {
+		return out
+	}
+	for _, name := range t.held.gone(table, func(name string) bool { _, there := get(target.parts[hostIndex], name); return there }) {
+		t.doomed[name] = true
+	}
+	return slices.DeleteFunc(out, func(r *envoy.Resource) bool { return t.held.version(r.Name) == r.Version })
 }
 
 // usableTables are the route tables that the proxy has subscribed to, was sent and has acknowledged. Those that are gone
@@ -186,11 +210,11 @@ func (s *stream) usableTables(target *target) map[string]bool {
 	if routes == nil || routes.nonce != "" {
 		return usable
 	}
-	for name := range routes.subscribed {
+	routes.subscribed.each(func(name string) {
 		if _, there := get(target.parts[routeIndex], name); there && !routes.fresh[name] {
 			usable[name] = true
 		}
-	}
+	})
 	for table := range s.opened {
 		if !usable[table] {
 			delete(s.opened, table)
@@ -199,26 +223,28 @@ func (s *stream) usableTables(target *target) map[string]bool {
 	return usable
 }
 
-func (s *stream) respond(i int, t *typeState, resources []*envoy.Resource, removed []string) error {
+func (s *stream) respond(i int, t *typeState, resources []*envoy.Resource, removed []string, first bool) error {
 	s.nonce++
 	t.nonce = strconv.FormatUint(s.nonce, 10)
 	t.answered = true
-	response := &discovery.DeltaDiscoveryResponse{TypeUrl: typeURLs[i], Nonce: t.nonce, RemovedResources: removed, ControlPlane: controlPlane}
+	out := &response{
+		head:      &discovery.DeltaDiscoveryResponse{TypeUrl: typeURLs[i], Nonce: t.nonce, RemovedResources: removed, ControlPlane: controlPlane},
+		resources: s.shaped(i, resources),
+	}
 	bytes := 0
-	for _, r := range s.shaped(i, resources) {
-		response.Resources = append(response.Resources, &discovery.Resource{Name: r.Name, Version: r.Version, Resource: r.Body})
+	for _, r := range out.resources {
 		bytes += len(r.Body.Value)
-		switch i {
-		case clusterIndex:
-			s.warm(r.Name)
-		case endpointIndex:
-			t.sent = append(t.sent, r.Name)
-		}
+	}
+	switch i {
+	case clusterIndex:
+		s.warm(resources, first)
+	case endpointIndex:
+		t.sent = resources
 	}
 	s.metrics.Pushes.WithLabelValues(shortNames[i]).Inc()
 	s.metrics.Bytes.WithLabelValues(shortNames[i]).Add(float64(bytes))
-	s.report(i, func(r *TypeReport) { r.Sent = t.nonce; r.At = time.Now(); r.Resources = len(response.Resources) })
-	return s.send(response)
+	s.report(i, func(r *TypeReport) { r.Sent = t.nonce; r.At = time.Now(); r.Resources = len(resources) })
+	return s.send(out)
 }
 
 // shaped replaces tables that take virtual hosts one by one with whole ones, where the proxy does not.
@@ -241,15 +267,23 @@ func wholeTables(target *target, tables []*envoy.Resource) []*envoy.Resource {
 	return out
 }
 
-// warm notes a cluster that is sent and has endpoints of its own. Envoy keeps a changed cluster back until endpoints come
-// for it, and does not ask again for those that it has (envoy#13009): they are sent again.
-func (s *stream) warm(name string) {
-	if _, has := get(s.target.Load().parts[endpointIndex], name); !has {
-		return
-	}
-	s.warming[name] = true
-	if t := s.types[endpointIndex]; t != nil && t.subscribed[name] {
-		t.fresh[name] = true
+// warm notes clusters that are sent and have endpoints of their own. Envoy keeps a changed cluster back until endpoints come
+// for it, and does not ask again for those that it has (envoy#13009): they are sent again. The first clusters' endpoints are
+// asked for, and answered, all together.
+func (s *stream) warm(clusters []*envoy.Resource, first bool) {
+	assigned, t := s.target.Load().parts[endpointIndex], s.types[endpointIndex]
+	for _, r := range clusters {
+		if _, has := get(assigned, r.Name); !has {
+			continue
+		}
+		if first && t == nil {
+			s.warmAll = true
+			return
+		}
+		s.warming[r.Name] = true
+		if t != nil && t.subscribed.has(r.Name) {
+			t.fresh[r.Name] = true
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -28,9 +29,10 @@ type stream struct {
 
 	types    [typeCount]*typeState
 	warming  map[string]bool // clusters sent whose endpoints are not acknowledged yet
+	warmAll  bool            // all clusters were sent, and no endpoints are acknowledged yet
 	opened   map[string]bool // tables whose virtual hosts are sent
 	deadline time.Time       // when the running barrier ends; zero when there is none
-	send     func(*discovery.DeltaDiscoveryResponse) error
+	send     func(*response) error
 	metrics  *Metrics
 	nonce    uint64
 
@@ -41,14 +43,14 @@ type stream struct {
 // typeState is what a stream holds of one type.
 type typeState struct {
 	wildcard   bool
-	subscribed map[string]bool
+	subscribed names
 	base       []*envoy.Section // what it has been sent
 	hostBase   []*envoy.Section // for whole tables: the virtual hosts that they were made of
 	fresh      map[string]bool  // subscribed and not sent yet, whatever base says
 	doomed     map[string]bool  // to be removed when nothing uses it any more
-	held       map[string]string
-	nonce      string // of the response that is not acknowledged yet
-	sent       []string
+	held       *holding         // of virtual hosts: what the proxy brought along, until its tables are opened
+	nonce      string           // of the response that is not acknowledged yet
+	sent       []*envoy.Resource
 	answered   bool
 }
 
@@ -69,7 +71,7 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	st := &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: rpc.Send, metrics: e.metrics}
+	st := &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: sender(rpc), metrics: e.metrics}
 	if err := e.admit(rpc.Context(), st); err != nil {
 		return err
 	}
@@ -79,6 +81,11 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 		return err
 	}
 	return st.loop(requests, failed)
+}
+
+// sender sends responses by the server's Codec.
+func sender(rpc discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) func(*response) error {
+	return func(r *response) error { return rpc.SendMsg(r) }
 }
 
 // loop prefers requests to pushes, so that acknowledgements never starve.
@@ -119,32 +126,49 @@ func (s *stream) handle(request *discovery.DeltaDiscoveryRequest) error {
 	}
 	t := s.types[i]
 	if t == nil {
-		t = &typeState{subscribed: map[string]bool{}, fresh: map[string]bool{}, doomed: map[string]bool{}, held: request.InitialResourceVersions}
+		t = &typeState{fresh: map[string]bool{}, doomed: map[string]bool{}}
 		t.wildcard = i == hostIndex || len(request.ResourceNamesSubscribe) == 0
 		s.types[i] = t
-		s.adopt(i, t)
+		s.adopt(i, t, request.InitialResourceVersions)
 	}
-	for _, name := range request.ResourceNamesSubscribe {
-		if name == "*" {
-			t.wildcard = true
-			continue
-		}
-		t.subscribed[name] = true
-		if !s.holds(t, name) {
-			t.fresh[name] = true
+	s.subscribe(i, t, request)
+	if request.ResponseNonce != "" && request.ResponseNonce == t.nonce {
+		s.acknowledge(i, t, request)
+	}
+	return s.advance()
+}
+
+// subscribe takes in what a request asks for and gives up. Before the first response nothing need be noted of what is asked for:
+// that response has it all.
+func (s *stream) subscribe(i int, t *typeState, request *discovery.DeltaDiscoveryRequest) {
+	asked := request.ResourceNamesSubscribe
+	if slices.Contains(asked, "*") {
+		t.wildcard = true
+		asked = slices.DeleteFunc(asked, func(name string) bool { return name == "*" })
+	}
+	now := s.target.Load().parts[i][0]
+	t.subscribed.add(asked, now)
+	if t.base != nil {
+		for _, name := range asked {
+			version, held := request.InitialResourceVersions[name]
+			if !held || !current(t.base, name, version) || i == endpointIndex && (s.warmAll || s.warming[name]) {
+				t.fresh[name] = true
+			}
 		}
 	}
+	t.subscribed.remove(request.ResourceNamesUnsubscribe, now)
 	for _, name := range request.ResourceNamesUnsubscribe {
-		delete(t.subscribed, name)
 		delete(t.fresh, name)
 		if i == endpointIndex {
 			delete(s.warming, name)
 		}
 	}
-	if request.ResponseNonce != "" && request.ResponseNonce == t.nonce {
-		s.acknowledge(i, t, request)
-	}
-	return s.advance()
+}
+
+// current says whether a version is that of the sections.
+func current(parts []*envoy.Section, name, version string) bool {
+	r, there := get(parts, name)
+	return there && r.Version == version
 }
 
 // refuseType answers a type that is not served with nothing, once, so that the client does not wait.
@@ -153,22 +177,23 @@ func (s *stream) refuseType(request *discovery.DeltaDiscoveryRequest) error {
 		return nil
 	}
 	s.nonce++
-	return s.send(&discovery.DeltaDiscoveryResponse{TypeUrl: request.TypeUrl, Nonce: strconv.FormatUint(s.nonce, 10), RemovedResources: request.ResourceNamesSubscribe})
+	return s.send(&response{head: &discovery.DeltaDiscoveryResponse{TypeUrl: request.TypeUrl, Nonce: strconv.FormatUint(s.nonce, 10), RemovedResources: request.ResourceNamesSubscribe}})
 }
 
 // adopt starts a type from what the proxy already holds, as it says at its first request after a reconnect: what it holds
 // in the current version is not sent again.
-func (s *stream) adopt(i int, t *typeState) {
-	if len(t.held) == 0 {
+func (s *stream) adopt(i int, t *typeState, held map[string]string) {
+	if len(held) == 0 {
 		return
 	}
 	now := s.target.Load().parts[i]
 	t.base, t.hostBase = now, s.target.Load().parts[hostIndex]
 	t.answered = true
-	if i == hostIndex {
-		return // each table's virtual hosts are compared when the table is
+	if i == hostIndex { // each table's virtual hosts are compared when the table is
+		t.held = holdingOf(held, now[0])
+		return
 	}
-	for name, version := range t.held {
+	for name, version := range held {
 		if r, there := get(now, name); !there {
 			t.doomed[name] = true
 		} else if r.Version != version {
@@ -177,21 +202,11 @@ func (s *stream) adopt(i int, t *typeState) {
 	}
 	if t.wildcard {
 		each(now, func(r *envoy.Resource) {
-			if _, has := t.held[r.Name]; !has {
+			if _, has := held[r.Name]; !has {
 				t.fresh[r.Name] = true
 			}
 		})
 	}
-}
-
-// holds says whether the proxy said at its first request that it has the version that it is taken to have.
-func (s *stream) holds(t *typeState, name string) bool {
-	version, ok := t.held[name]
-	if !ok {
-		return false
-	}
-	r, there := get(t.base, name)
-	return there && r.Version == version
 }
 
 func (s *stream) acknowledge(i int, t *typeState, request *discovery.DeltaDiscoveryRequest) {
@@ -204,8 +219,9 @@ func (s *stream) acknowledge(i int, t *typeState, request *discovery.DeltaDiscov
 		s.report(i, func(r *TypeReport) { r.Acknowledged = r.Sent; r.Error = "" })
 	}
 	if i == endpointIndex {
-		for _, name := range t.sent {
-			delete(s.warming, name)
+		s.warmAll = false
+		for _, r := range t.sent {
+			delete(s.warming, r.Name)
 		}
 	}
 	t.sent = nil

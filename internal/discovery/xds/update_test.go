@@ -21,6 +21,15 @@ import (
 func pick(r *rand.Rand, list ...string) string { return list[r.IntN(len(list))] }
 
 func change(r *rand.Rand) source.Change {
+	switch r.IntN(20) {
+	case 0:
+		return source.Change{Kind: "ConfigMap", Namespace: "istio-system", Name: "istio", Object: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio"},
+			Data: map[string]string{"mesh": pick(r, "{}", "outboundTrafficPolicy: {mode: REGISTRY_ONLY}", "enableAutoMtls: false")}}}
+	case 1:
+		name := pick(r, "g0", "g1")
+		return source.Change{Kind: "Gateway", Namespace: "a", Name: name, Object: &networking.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}, Spec: api.Gateway{
+			Selector: map[string]string{"app": "gateway"}, Servers: []*api.Server{{Port: &api.Port{Number: uint32(8080 + r.IntN(2)), Name: "http", Protocol: "HTTP"}, Hosts: []string{pick(r, "*", "new.test")}}}}}}
+	}
 	namespace, name := pick(r, "a", "b"), fmt.Sprintf("o%d", r.IntN(4))
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
 	c := source.Change{Kind: pick(r, "Service", "Service", "VirtualService", "DestinationRule", "ServiceEntry"), Namespace: namespace, Name: name}
@@ -32,8 +41,9 @@ func change(r *rand.Rand) source.Change {
 		c.Object = &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: pick(r, "10.0.0.1", "10.0.0.2", "None"),
 			Ports: []corev1.ServicePort{{Name: pick(r, "http", "tcp", "x"), Port: int32(80 + r.IntN(2))}}}}
 	case "VirtualService":
-		c.Object = &networking.VirtualService{ObjectMeta: meta, Spec: api.VirtualService{Hosts: []string{pick(r, "o0", "o1", "*.test", "new.test")},
-			Http: []*api.HTTPRoute{{Route: []*api.HTTPRouteDestination{{Destination: &api.Destination{Host: pick(r, "o0", "o1"), Subset: "v1"}}}}}}}
+		rule := []*api.HTTPMatchRequest{{SourceLabels: map[string]string{"app": pick(r, "client", "other")}}}
+		c.Object = &networking.VirtualService{ObjectMeta: meta, Spec: api.VirtualService{Hosts: []string{pick(r, "o0", "o1", "*.test", "new.test")}, Gateways: []string{"mesh", "a/" + pick(r, "g0", "g1")},
+			Http: []*api.HTTPRoute{{Match: rule[:r.IntN(2)], Route: []*api.HTTPRouteDestination{{Destination: &api.Destination{Host: pick(r, "o0", "o1"), Subset: "v1"}}}}}}}
 	case "DestinationRule":
 		c.Object = &networking.DestinationRule{ObjectMeta: meta, Spec: api.DestinationRule{Host: pick(r, "o0", "o1.test"), Subsets: []*api.Subset{{Name: pick(r, "v1", "v2")}},
 			TrafficPolicy: &api.TrafficPolicy{LoadBalancer: &api.LoadBalancerSettings{LbPolicy: &api.LoadBalancerSettings_ConsistentHash{ConsistentHash: &api.LoadBalancerSettings_ConsistentHashLB{

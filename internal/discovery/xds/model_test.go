@@ -1,0 +1,296 @@
+package xds
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
+)
+
+// client is a model of Envoy's side of delta ADS: what it subscribes to follows from what it holds, virtual hosts without their
+// table are lost, and a table that goes takes its virtual hosts along.
+type client struct {
+	t        *testing.T
+	server   *Server
+	proxy    *mesh.Proxy
+	stream   *stream
+	pending  []*discovery.DeltaDiscoveryResponse
+	held     [typeCount]map[string]string
+	wants    [typeCount]map[string]bool // endpoints and tables
+	asked    [typeCount]bool
+	received int // resources
+}
+
+func newClient(t *testing.T, server *Server, proxy *mesh.Proxy) *client {
+	c := &client{t: t, server: server, proxy: proxy}
+	for i := range typeCount {
+		c.held[i], c.wants[i] = map[string]string{}, map[string]bool{}
+	}
+	c.connect()
+	return c
+}
+
+// connect opens a stream, and says what is held from before.
+func (c *client) connect() {
+	c.pending, c.asked = nil, [typeCount]bool{}
+	c.stream = &stream{proxy: c.proxy, awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, metrics: c.server.metrics, send: c.receive}
+	c.server.streams[c.stream] = struct{}{}
+	c.server.joinScope(c.stream)
+	c.stream.target.Store(c.server.targetOf(c.stream))
+	c.ask(clusterIndex, nil, nil)
+	c.ask(listenerIndex, nil, nil)
+	for _, i := range []int{endpointIndex, routeIndex} {
+		if len(c.wants[i]) > 0 {
+			c.ask(i, slices.Sorted(maps.Keys(c.wants[i])), nil)
+		}
+	}
+	if c.proxy.VHDS && len(c.held[routeIndex]) > 0 {
+		c.ask(hostIndex, nil, nil)
+	}
+}
+
+// receive reads what would go over the wire.
+func (c *client) receive(r *response) error {
+	buffers, err := Codec{}.Marshal(r)
+	if err != nil {
+		return err
+	}
+	message := &discovery.DeltaDiscoveryResponse{}
+	if err := proto.Unmarshal(buffers.Materialize(), message); err != nil {
+		return err
+	}
+	c.pending = append(c.pending, message)
+	return nil
+}
+
+// ask subscribes; the first request of a type carries what is held.
+func (c *client) ask(i int, add, remove []string) {
+	request := &discovery.DeltaDiscoveryRequest{TypeUrl: typeURLs[i], ResourceNamesSubscribe: add, ResourceNamesUnsubscribe: remove}
+	if !c.asked[i] {
+		c.asked[i] = true
+		request.InitialResourceVersions = maps.Clone(c.held[i])
+	}
+	c.handle(request)
+}
+
+func (c *client) handle(request *discovery.DeltaDiscoveryRequest) {
+	if err := c.stream.handle(request); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// deliver takes one response in, and acknowledges it.
+func (c *client) deliver() {
+	message := c.pending[0]
+	c.pending = c.pending[1:]
+	i, _ := indexOf(message.TypeUrl)
+	seen := map[string]bool{}
+	for _, r := range message.Resources {
+		c.received++
+		if seen[r.Name] {
+			c.t.Fatalf("%s stands twice in one response", r.Name)
+		}
+		seen[r.Name] = true
+		_, table := c.held[routeIndex][envoy.TableOf(r.Name)]
+		if i != hostIndex || table {
+			c.held[i][r.Name] = r.Version
+		}
+		switch i {
+		case clusterIndex:
+			body := &cluster.Cluster{}
+			if err := r.Resource.UnmarshalTo(body); err != nil {
+				c.t.Fatal(err)
+			}
+			c.want(endpointIndex, r.Name, body.GetType() == cluster.Cluster_EDS)
+		case listenerIndex:
+			c.wantTables(r)
+		}
+	}
+	for _, name := range message.RemovedResources {
+		delete(c.held[i], name)
+		if i == clusterIndex {
+			c.want(endpointIndex, name, false)
+		}
+		if i == routeIndex {
+			c.lose(name)
+		}
+	}
+	c.handle(&discovery.DeltaDiscoveryRequest{TypeUrl: message.TypeUrl, ResponseNonce: message.Nonce})
+	if i == routeIndex && c.proxy.VHDS && !c.asked[hostIndex] && len(c.held[routeIndex]) > 0 {
+		c.ask(hostIndex, nil, nil)
+	}
+}
+
+// want subscribes to a name, or gives it up and with it what is held of it.
+func (c *client) want(i int, name string, wanted bool) {
+	switch {
+	case wanted && !c.wants[i][name]:
+		c.wants[i][name] = true
+		c.ask(i, []string{name}, nil)
+	case !wanted && c.wants[i][name]:
+		delete(c.wants[i], name)
+		delete(c.held[i], name)
+		c.ask(i, nil, []string{name})
+	}
+}
+
+func (c *client) lose(table string) {
+	for name := range c.held[hostIndex] {
+		if envoy.TableOf(name) == table {
+			delete(c.held[hostIndex], name)
+		}
+	}
+}
+
+// wantTables subscribes to the tables of a listener.
+func (c *client) wantTables(r *discovery.Resource) {
+	body := &listener.Listener{}
+	if err := r.Resource.UnmarshalTo(body); err != nil {
+		c.t.Fatal(err)
+	}
+	for _, chain := range body.FilterChains {
+		for _, filter := range chain.Filters {
+			manager := &hcm.HttpConnectionManager{}
+			if filter.GetTypedConfig().MessageIs(manager) && filter.GetTypedConfig().UnmarshalTo(manager) == nil && manager.GetRds() != nil {
+				c.want(routeIndex, manager.GetRds().RouteConfigName, true)
+			}
+		}
+	}
+}
+
+// settle delivers all that there is until nothing moves.
+func (c *client) settle() {
+	for n := 0; ; n++ {
+		c.wakeUp()
+		if len(c.pending) == 0 {
+			return
+		}
+		if n > 1000 {
+			c.t.Fatal("it never ends")
+		}
+		c.deliver()
+	}
+}
+
+func (c *client) wakeUp() {
+	select {
+	case <-c.stream.awake:
+		if err := c.stream.advance(); err != nil {
+			c.t.Fatal(err)
+		}
+	default:
+	}
+}
+
+// check compares what is held with what a server that has just begun would send. A client keeps tables that no listener names
+// any more, as long as they are there: they are left out.
+func (c *client) check(state *resolve.State, at string) {
+	c.t.Helper()
+	c.settle()
+	fresh := Resources(state.World, c.proxy)
+	for i, url := range typeURLs {
+		want := map[string]string{}
+		for _, r := range fresh[url] {
+			if i == hostIndex || c.wants[i][r.Name] || i == clusterIndex || i == listenerIndex {
+				want[r.Name] = r.Version
+			}
+		}
+		if i == hostIndex {
+			maps.DeleteFunc(want, func(name, _ string) bool { return !c.wants[routeIndex][envoy.TableOf(name)] })
+		}
+		if diff := cmp.Diff(want, c.held[i]); diff != "" {
+			c.t.Fatalf("%s: %s (-wanted +held):\n%s\nthe stream: %s", at, shortNames[i], diff, c.stream)
+		}
+	}
+}
+
+// TestClientsHoldWhatIsThere: whatever changes, in whatever order responses arrive and streams break, each client ends up with
+// exactly what a computation from scratch gives, without waiting for a barrier's deadline.
+func TestClientsHoldWhatIsThere(t *testing.T) {
+	options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: "istio-system", MeshConfigMap: "istio"}
+	for seed := range uint64(150) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		server := NewServer(NewMetrics(prometheus.NewRegistry()))
+		state := resolve.Start(options)
+		server.world = state.World
+		var clients []*client
+		for k, namespace := range []string{"a", "a", "b"} {
+			proxy := &mesh.Proxy{ID: fmt.Sprint(k), Kind: mesh.Sidecar, Namespace: namespace, Addresses: []string{"10.9.9.9"}, VHDS: k != 1}
+			clients = append(clients, newClient(t, server, proxy))
+		}
+		clients[0].proxy.Labels = map[string]string{"app": "client"}
+		clients = append(clients, newClient(t, server, &mesh.Proxy{ID: "gateway", Kind: mesh.Router, Namespace: "a", Labels: map[string]string{"app": "gateway"}, VHDS: true}))
+		for step := range 60 {
+			at := fmt.Sprintf("seed %d, step %d", seed, step)
+			switch c := clients[r.IntN(len(clients))]; r.IntN(8) {
+			case 0, 1, 2:
+				next, dirty := resolve.Next(state, []source.Change{change(r), change(r)})
+				state = next
+				server.Update(state.World, dirty)
+			case 3:
+				server.leave(c.stream)
+				c.connect()
+			case 4:
+				c.check(state, at)
+			default:
+				c.wakeUp()
+				if len(c.pending) > 0 {
+					c.deliver()
+				}
+			}
+		}
+		for _, c := range clients {
+			c.check(state, fmt.Sprintf("seed %d, end, client %s", seed, c.proxy.ID))
+		}
+	}
+}
+
+// TestReconnectSendsNothing: a client that comes back with all that there is is sent nothing.
+func TestReconnectSendsNothing(t *testing.T) {
+	server := NewServer(NewMetrics(prometheus.NewRegistry()))
+	r := rand.New(rand.NewPCG(1, 1))
+	var changes []source.Change
+	for range 40 {
+		changes = append(changes, change(r))
+	}
+	state, dirty := resolve.Next(resolve.Start(resolve.Options{Domain: "cluster.local"}), changes)
+	server.Update(state.World, dirty)
+	c := newClient(t, server, &mesh.Proxy{Kind: mesh.Sidecar, Namespace: "a", VHDS: true})
+	c.check(state, "at first")
+	if c.received == 0 {
+		t.Fatal("nothing was sent at all")
+	}
+	c.received = 0
+	server.leave(c.stream)
+	c.connect()
+	c.check(state, "after a reconnect")
+	if c.received != 0 {
+		t.Errorf("%d resources were sent again", c.received)
+	}
+}
+
+
+// String tells what a stream waits for.
+func (s *stream) String() string {
+	text := fmt.Sprintf("warming %v, all %t", slices.Collect(maps.Keys(s.warming)), s.warmAll)
+	for i, t := range s.types {
+		if t != nil {
+			text += fmt.Sprintf("; %s: nonce %q, doomed %v, fresh %v", shortNames[i], t.nonce, t.doomed, t.fresh)
+		}
+	}
+	return text
+}
