@@ -118,6 +118,7 @@ func (p *plane) serveHTTP(ctx context.Context) error {
 		}
 	})
 	mux.HandleFunc("GET /debug/syncz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Server.Report()) })
+	mux.HandleFunc("GET /debug/rejections", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Server.Quarantine.List()) })
 	mux.HandleFunc("GET /debug/problems", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Problems()) })
 	return serve(ctx, &http.Server{Addr: p.options.httpAddress, Handler: mux})
 }

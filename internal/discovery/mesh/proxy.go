@@ -35,6 +35,7 @@ type Proxy struct {
 	VHDS bool
 	// Flavour says whether Istio's own filters may be named: Envoy refuses what it does not know.
 	Flavour Flavour
+	Build   string // version of Envoy, such as 1.40.0
 	// Unprivileged says that ports below 1024 cannot be opened.
 	Unprivileged bool
 	// Capture is REDIRECT, TPROXY or NONE.

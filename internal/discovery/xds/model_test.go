@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -13,6 +14,7 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
@@ -33,6 +35,9 @@ type client struct {
 	wants    [typeCount]map[string]bool // endpoints and tables
 	asked    [typeCount]bool
 	received int // resources
+	// rejects says what this build of Envoy does not take; silent says that it does not name it.
+	rejects func(name string) bool
+	silent  bool
 }
 
 func newClient(t *testing.T, server *Server, proxy *mesh.Proxy) *client {
@@ -47,7 +52,7 @@ func newClient(t *testing.T, server *Server, proxy *mesh.Proxy) *client {
 // connect opens a stream, and says what is held from before.
 func (c *client) connect() {
 	c.pending, c.asked = nil, [typeCount]bool{}
-	c.stream = &stream{proxy: c.proxy, awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, metrics: c.server.metrics, send: c.receive}
+	c.stream = &stream{proxy: c.proxy, awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, metrics: c.server.metrics, send: c.receive, quarantine: c.server.Quarantine}
 	c.server.streams[c.stream] = struct{}{}
 	c.server.joinScope(c.stream)
 	c.stream.target.Store(c.server.targetOf(c.stream))
@@ -98,6 +103,14 @@ func (c *client) deliver() {
 	message := c.pending[0]
 	c.pending = c.pending[1:]
 	i, _ := indexOf(message.TypeUrl)
+	if bad := c.refused(message); len(bad) > 0 {
+		text := "refused"
+		if !c.silent {
+			text += ": " + strings.Join(bad, ", ")
+		}
+		c.handle(&discovery.DeltaDiscoveryRequest{TypeUrl: message.TypeUrl, ResponseNonce: message.Nonce, ErrorDetail: &status.Status{Message: text}})
+		return
+	}
 	seen := map[string]bool{}
 	for _, r := range message.Resources {
 		c.received++
@@ -133,6 +146,17 @@ func (c *client) deliver() {
 	if i == routeIndex && c.proxy.VHDS && !c.asked[hostIndex] && len(c.held[routeIndex]) > 0 {
 		c.ask(hostIndex, nil, nil)
 	}
+}
+
+// refused lists what the client rejects of a response. It takes nothing of it then.
+func (c *client) refused(message *discovery.DeltaDiscoveryResponse) []string {
+	var bad []string
+	for _, r := range message.Resources {
+		if c.rejects != nil && c.rejects(r.Name) {
+			bad = append(bad, r.Name)
+		}
+	}
+	return bad
 }
 
 // want subscribes to a name, or gives it up and with it what is held of it.
@@ -209,6 +233,9 @@ func (c *client) check(state *resolve.State, at string) {
 				want[r.Name] = r.Version
 			}
 		}
+		if c.rejects != nil { // of these the last good one stays, which here is none
+			maps.DeleteFunc(want, func(name, _ string) bool { return c.rejects(name) })
+		}
 		if i == hostIndex {
 			maps.DeleteFunc(want, func(name, _ string) bool { return !c.wants[routeIndex][envoy.TableOf(name)] })
 		}
@@ -259,6 +286,35 @@ func TestClientsHoldWhatIsThere(t *testing.T) {
 	}
 }
 
+// TestRejectedResourcesStopNoOther: a client that refuses some resources, by name or without a word, gets all others, and is not
+// asked again and again.
+func TestRejectedResourcesStopNoOther(t *testing.T) {
+	options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: "istio-system", MeshConfigMap: "istio"}
+	for seed := range uint64(60) {
+		r := rand.New(rand.NewPCG(seed, 11))
+		server := NewServer(NewMetrics(prometheus.NewRegistry()))
+		state := resolve.Start(options)
+		server.world = state.World
+		c := newClient(t, server, &mesh.Proxy{ID: "picky", Kind: mesh.Sidecar, Namespace: "a", VHDS: true})
+		c.silent = seed%2 == 0
+		c.rejects = func(name string) bool { return strings.Contains(name, "o1") }
+		for step := range 30 {
+			next, dirty := resolve.Next(state, []source.Change{change(r), change(r), change(r)})
+			state = next
+			server.Update(state.World, dirty)
+			if r.IntN(3) == 0 {
+				c.check(state, fmt.Sprintf("seed %d, step %d", seed, step))
+			}
+		}
+		c.check(state, fmt.Sprintf("seed %d, end", seed))
+		for _, one := range server.Quarantine.List() {
+			if !c.rejects(one.Name) {
+				t.Errorf("seed %d: %s is in quarantine", seed, one.Name)
+			}
+		}
+	}
+}
+
 // TestReconnectSendsNothing: a client that comes back with all that there is is sent nothing.
 func TestReconnectSendsNothing(t *testing.T) {
 	server := NewServer(NewMetrics(prometheus.NewRegistry()))
@@ -282,7 +338,6 @@ func TestReconnectSendsNothing(t *testing.T) {
 		t.Errorf("%d resources were sent again", c.received)
 	}
 }
-
 
 // String tells what a stream waits for.
 func (s *stream) String() string {

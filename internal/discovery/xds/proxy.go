@@ -52,6 +52,7 @@ func parseNode(node *core.Node, delta bool) (*mesh.Proxy, error) {
 	}
 	version := node.GetUserAgentBuildVersion().GetVersion()
 	p.Flavour = flavour(node)
+	p.Build = fmt.Sprintf("%d.%d.%d", version.GetMajorNumber(), version.GetMinorNumber(), version.GetPatch())
 	p.VHDS = delta && node.UserAgentName == "envoy" && version.GetMajorNumber() == 1 && vhdsVersions[version.GetMinorNumber()] && text(meta, optOut) != "true"
 	return p, nil
 }

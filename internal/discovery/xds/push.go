@@ -69,12 +69,16 @@ func (s *stream) push(i int, target *target, remove bool) error {
 	if t == nil || t.nonce != "" {
 		return nil
 	}
+	if suspects := s.nextSuspects(i, t, target); len(suspects) > 0 {
+		return s.respond(i, t, suspects, nil, false)
+	}
 	var resources []*envoy.Resource
 	if i == hostIndex {
 		resources = s.hostChanges(t, target)
 	} else {
 		resources = s.changes(i, t, target)
 	}
+	resources = s.allowed(i, s.shaped(i, resources))
 	removed := []string(nil)
 	if remove {
 		removed = slices.Sorted(maps.Keys(t.doomed))
@@ -184,6 +188,12 @@ func (s *stream) hostChanges(t *typeState, target *target) []*envoy.Resource {
 			out = append(out, s.openTable(t, target, table)...)
 		}
 	}
+	for name := range t.fresh {
+		if r, there := get(target.parts[hostIndex], name); there && s.opened[envoy.TableOf(name)] && !slices.Contains(out, r) {
+			out = append(out, r)
+		}
+		delete(t.fresh, name)
+	}
 	if len(usable) > 0 && len(usable) == len(s.opened) {
 		t.held = nil // a table that comes later is new to the proxy
 	}
@@ -229,17 +239,15 @@ func (s *stream) respond(i int, t *typeState, resources []*envoy.Resource, remov
 	t.answered = true
 	out := &response{
 		head:      &discovery.DeltaDiscoveryResponse{TypeUrl: typeURLs[i], Nonce: t.nonce, RemovedResources: removed, ControlPlane: controlPlane},
-		resources: s.shaped(i, resources),
+		resources: resources,
 	}
 	bytes := 0
 	for _, r := range out.resources {
 		bytes += len(r.Body.Value)
 	}
-	switch i {
-	case clusterIndex:
+	t.sent, t.removed = resources, removed
+	if i == clusterIndex {
 		s.warm(resources, first)
-	case endpointIndex:
-		t.sent = resources
 	}
 	s.metrics.Pushes.WithLabelValues(shortNames[i]).Inc()
 	s.metrics.Bytes.WithLabelValues(shortNames[i]).Add(float64(bytes))

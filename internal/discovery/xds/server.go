@@ -28,7 +28,8 @@ type Authenticator interface {
 // Server serves ADS. Update gives it the mesh; it is not ready before the first.
 type Server struct {
 	discovery.UnimplementedAggregatedDiscoveryServiceServer
-	metrics *Metrics
+	Quarantine *Quarantine
+	metrics    *Metrics
 
 	mu       sync.Mutex
 	world    *world.World
@@ -42,7 +43,7 @@ type Server struct {
 
 // NewServer is a server without a world.
 func NewServer(metrics *Metrics) *Server {
-	return &Server{metrics: metrics, scopes: map[scope.Key]*class{}, memo: envoy.NewMemo(), inbounds: map[string]*inboundClass{}, gateways: map[string]*gatewayClass{}, streams: map[*stream]struct{}{}}
+	return &Server{Quarantine: newQuarantine(), metrics: metrics, scopes: map[scope.Key]*class{}, memo: envoy.NewMemo(), inbounds: map[string]*inboundClass{}, gateways: map[string]*gatewayClass{}, streams: map[*stream]struct{}{}}
 }
 
 // Ready says whether a world is known.

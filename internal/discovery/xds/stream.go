@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"log/slog"
 	"slices"
 	"strconv"
 	"sync"
@@ -36,6 +35,8 @@ type stream struct {
 	metrics  *Metrics
 	nonce    uint64
 
+	quarantine *Quarantine
+
 	reportMu sync.Mutex
 	reports  [typeCount]TypeReport
 }
@@ -51,6 +52,8 @@ type typeState struct {
 	held       *holding         // of virtual hosts: what the proxy brought along, until its tables are opened
 	nonce      string           // of the response that is not acknowledged yet
 	sent       []*envoy.Resource
+	removed    []string            // in the last response
+	suspects   [][]*envoy.Resource // parts of a rejected response, to be sent by themselves
 	answered   bool
 }
 
@@ -71,7 +74,7 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	st := &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: sender(rpc), metrics: e.metrics}
+	st := &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: sender(rpc), metrics: e.metrics, quarantine: e.Quarantine}
 	if err := e.admit(rpc.Context(), st); err != nil {
 		return err
 	}
@@ -212,11 +215,10 @@ func (s *stream) adopt(i int, t *typeState, held map[string]string) {
 func (s *stream) acknowledge(i int, t *typeState, request *discovery.DeltaDiscoveryRequest) {
 	t.nonce = ""
 	if request.ErrorDetail != nil {
-		s.metrics.Rejects.WithLabelValues(shortNames[i]).Inc()
-		slog.Error("xDS: a proxy rejected a response", "node", s.proxy.ID, "type", shortNames[i], "error", request.ErrorDetail.Message)
-		s.report(i, func(r *TypeReport) { r.Rejected++; r.Error = request.ErrorDetail.Message })
+		s.rejected(i, t, request.ErrorDetail.Message)
 	} else {
 		s.report(i, func(r *TypeReport) { r.Acknowledged = r.Sent; r.Error = "" })
+		s.quarantine.settle(shortNames[i], s.proxy.Build, t.sent, t.removed)
 	}
 	if i == endpointIndex {
 		s.warmAll = false
@@ -224,5 +226,5 @@ func (s *stream) acknowledge(i int, t *typeState, request *discovery.DeltaDiscov
 			delete(s.warming, r.Name)
 		}
 	}
-	t.sent = nil
+	t.sent, t.removed = nil, nil
 }
