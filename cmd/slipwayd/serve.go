@@ -73,7 +73,7 @@ func (b byToken) Authenticate(ctx context.Context) (*xds.Identity, error) {
 
 func (p *plane) grpcOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(xds.Codec{}), grpc.SharedWriteBuffer(true), grpc.ReadBufferSize(8 << 10),
+		grpc.ForceServerCodecV2(xds.Codec{}), grpc.ReadBufferSize(8 << 10),
 		grpc.MaxRecvMsgSize(64 << 20), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(100_000),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionAge: p.options.maxConnectionAge, MaxConnectionAgeGrace: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),

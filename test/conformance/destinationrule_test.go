@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -114,7 +115,7 @@ func destinationRules(t *testing.T, m *mesh) []feature {
 			for user := range 8 { // each user stays at one, and not all at the same
 				list, err := versions(m, 6, reviewsIP+":80", "x-user", fmt.Sprint("user", user))
 				if err != nil || count(list, list[0]) != len(list) {
-					return fmt.Errorf("user %d is served by %v (%v)", user, list, err)
+					return errors.Join(err, fmt.Errorf("user %d is served by %v", user, list))
 				}
 				seen[list[0]] = true
 			}

@@ -87,17 +87,17 @@ var sidecarFeatures = []feature{
 	{name: "sourceLabels", proves: "VirtualService.http.match.sourceLabels", with: forMesh("http:\n- match: [{sourceLabels: {tier: front}}]\n  fault: {abort: {httpStatus: 418, percentage: {value: 100}}}\n  route: [{destination: {host: reviews}}]\n- route: [{destination: {host: reviews}}]"),
 		check: both(answered(418), func(m *mesh) error {
 			response, _, err := m.from(m.pods.other, reviewsIP+":80", "reviews.default", "/")
-			return orErr(err, expect(response != nil && response.StatusCode == 200, "a caller without the label gets the rule as well"))
+			return orErr(err, expect(response != nil && response.StatusCode == http.StatusOK, "a caller without the label gets the rule as well"))
 		})},
 	{name: "sourceNamespace", proves: "VirtualService.http.match.sourceNamespace", with: forMesh("http:\n- match: [{sourceNamespace: other}]\n  directResponse: {status: 418}\n- route: [{destination: {host: reviews}}]"),
 		check: both(answered(200), func(m *mesh) error {
 			response, _, err := m.from(m.pods.other, reviewsIP+":80", "reviews.default", "/")
-			return orErr(err, expect(response != nil && response.StatusCode == 418, "a caller of the namespace does not get the rule"))
+			return orErr(err, expect(response != nil && response.StatusCode == http.StatusTeapot, "a caller of the namespace does not get the rule"))
 		})},
 	{name: "exportTo hides a rule", proves: "VirtualService.exportTo", with: forMesh("exportTo: [.]\nhttp: [{directResponse: {status: 418}}]"),
 		check: both(answered(418), func(m *mesh) error {
 			response, _, err := m.from(m.pods.other, reviewsIP+":80", "reviews.default", "/")
-			return orErr(err, expect(response != nil && response.StatusCode == 200, "another namespace sees the rule"))
+			return orErr(err, expect(response != nil && response.StatusCode == http.StatusOK, "another namespace sees the rule"))
 		})},
 	{name: "virtual host in no registry", proves: "VirtualService.hosts", with: "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: case}\nspec: {hosts: [nowhere.test], http: [{route: [{destination: {host: reviews, subset: v1, port: {number: 80}}}]}]}\n",
 		check: func(m *mesh) error {

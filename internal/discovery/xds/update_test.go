@@ -83,7 +83,7 @@ func TestUpdateEqualsFromScratch(t *testing.T) {
 			for _, follower := range followers {
 				follower.update(state.World, dirty)
 				if diff := cmp.Diff(held(newClass(state.World, follower.scope.Key, envoy.NewMemo()).outbound), held(follower.outbound)); diff != "" {
-					t.Fatalf("seed %d, step %d: the view of %s differs from one from scratch (-scratch +steps):\n%s", seed, step, follower.scope.Key.Namespace, diff)
+					t.Fatalf("seed %d, step %d: the view of %s differs from one from scratch (-scratch +steps):\n%s", seed, step, follower.scope.Namespace, diff)
 				}
 			}
 		}
