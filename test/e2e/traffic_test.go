@@ -174,7 +174,46 @@ func (w *world) weights(t *testing.T) {
 	within(t, "reviews-v3", counts["reviews-v3"], n, 0.25)
 }
 
+// underLoad asks for the page again and again while the rules change. No request may be lost: answered by an error, or by a
+// page without reviews.
+func (w *world) underLoad(t *testing.T, change func()) {
+	t.Helper()
+	url, stop := w.page(t), make(chan struct{})
+	lost := make(chan string, 1)
+	sent := 0
+	go func() {
+		defer close(lost)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			code, body, err := get(url)
+			sent++
+			if err != nil || code != 200 || reviewsPod.FindString(body) == "" {
+				lost <- fmt.Sprintf("request %d: %d %v %s", sent, code, err, body)
+				return
+			}
+		}
+	}()
+	change()
+	close(stop)
+	for what := range lost {
+		t.Errorf("a request was lost: %s", what)
+	}
+	t.Logf("%d requests", sent)
+}
+
+// headerMatch adds, edits and removes rules by applying one VirtualService again, subsets first, without a lost request.
 func (w *world) headerMatch(t *testing.T) {
+	w.underLoad(t, func() { w.editRules(t) })
+}
+
+func (w *world) editRules(t *testing.T) {
+	w.kubectl(t, "delete", "virtualservice", "reviews")
+	w.kubectl(t, "delete", "-f", "samples/bookinfo/networking/destination-rule-all.yaml")
+	w.kubectl(t, "apply", "-f", "samples/bookinfo/networking/destination-rule-all.yaml")
 	w.kubectl(t, "apply", "-f", "samples/bookinfo/networking/virtual-service-reviews-jason-v2-v3.yaml")
 	w.settled(t, "reviews-v3")
 	w.settled(t, "reviews-v2", "end-user", "jason")
