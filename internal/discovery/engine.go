@@ -10,19 +10,22 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
 	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
+	"github.com/slipway-mesh/slipway/internal/discovery/sds"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
 	"github.com/slipway-mesh/slipway/internal/discovery/xds"
 )
 
 // Engine runs the line from objects to proxies.
 type Engine struct {
-	Server *xds.Server
-	source *source.Source
-	queue  *source.Queue
-	state  atomic.Pointer[resolve.State]
-	start  resolve.Options
-	update prometheus.Histogram
+	Server  *xds.Server
+	secrets *sds.Store
+	source  *source.Source
+	queue   *source.Queue
+	state   atomic.Pointer[resolve.State]
+	start   resolve.Options
+	update  prometheus.Histogram
 }
 
 // NewEngine prepares the line; nothing is read before Run.
@@ -32,10 +35,12 @@ func NewEngine(watch source.Options, options resolve.Options, registry prometheu
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{Server: xds.NewServer(xds.NewMetrics(registry)), source: from, queue: queue, start: options,
+	server := xds.NewServer(xds.NewMetrics(registry))
+	e := &Engine{Server: server, secrets: sds.New(watch.Kube, server.SecretsChanged), source: from, queue: queue, start: options,
 		update: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "pilot_pushcontext_init_seconds", Help: "Time to bring the mesh and all views up to date.",
 			Buckets: []float64{.0005, .001, .005, .01, .05, .1, .5, 1, 5}})}
 	registry.MustRegister(e.update)
+	server.Secrets = secrets{e.secrets}
 	return e, nil
 }
 
@@ -47,6 +52,9 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.source.Run(ctx)
 	}()
 	defer func() { <-done }()
+	secretsEnded := make(chan error, 1)
+	go func() { secretsEnded <- e.secrets.Run(ctx) }()
+	defer func() { <-secretsEnded }()
 	if err := e.source.Synced(ctx); err != nil {
 		return err
 	}
@@ -87,4 +95,19 @@ func (e *Engine) Problems() []resolve.Problem {
 		return state.Problems()
 	}
 	return nil
+}
+
+// secrets hands the store's material to streams as Envoy's secrets.
+type secrets struct{ store *sds.Store }
+
+// Secret returns what the caller may have of a name.
+func (s secrets) Secret(ctx context.Context, caller xds.Identity, name string) *envoy.Resource {
+	material, ok := s.store.Material(ctx, sds.Caller{Namespace: caller.Namespace, Account: caller.Account}, name)
+	switch {
+	case !ok:
+		return nil
+	case len(material.CA) > 0:
+		return envoy.Authority(name, material.CA)
+	}
+	return envoy.Certificate(name, material.Chain, material.Key)
 }

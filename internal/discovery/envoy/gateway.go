@@ -25,18 +25,27 @@ func (g GatewaySections) Next(config *mesh.Config, ports []*mesh.GatewayPort, lo
 		case first.Protocol.IsHTTP():
 			table := "http." + itoa(port.Port)
 			listeners[listenerName(port)] = gatewayHTTP(config, port, table)
-			tables[table] = vhdsTable(table)
-			for _, host := range gatewayHosts(port, lookup) {
-				resource := tableResource(table, host)
-				hosts[resource.Name] = resource
+			fill(tables, hosts, table, gatewayHosts(port.Port, port.Servers, lookup))
+		default:
+			opened, servers := gatewayChains(config, port, lookup)
+			if opened != nil {
+				listeners[opened.Name] = opened
 			}
-		case first.Protocol == mesh.TCP:
-			if r := gatewayTCP(config, port, lookup); r != nil {
-				listeners[r.Name] = r
+			for table, server := range servers {
+				fill(tables, hosts, table, gatewayHosts(port.Port, []mesh.GatewayServer{server}, lookup))
 			}
 		}
 	}
 	return GatewaySections{become(g.Listeners, listeners), become(g.Tables, tables), become(g.VirtualHosts, hosts)}
+}
+
+// fill adds a table and its virtual hosts.
+func fill(tables, hosts map[string]*Resource, table string, list []*route.VirtualHost) {
+	tables[table] = vhdsTable(table)
+	for _, host := range list {
+		resource := tableResource(table, host)
+		hosts[resource.Name] = resource
+	}
 }
 
 // become makes a section hold exactly these resources.
@@ -64,22 +73,27 @@ func bindAddress(port *mesh.GatewayPort) string {
 }
 
 func gatewayHTTP(config *mesh.Config, port *mesh.GatewayPort, table string) *Resource {
+	return NewResource(listenerName(port), &listener.Listener{
+		Name: listenerName(port), Address: address(bindAddress(port), port.Port), TrafficDirection: core.TrafficDirection_OUTBOUND,
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(gatewayManager(config, port, table))}}},
+	})
+}
+
+// gatewayManager is at the edge: it trusts no address or certificate that a client tells of.
+func gatewayManager(config *mesh.Config, port *mesh.GatewayPort, table string) *hcm.HttpConnectionManager {
 	m := rds(manager(config, "outbound_"+listenerName(port)), table)
 	m.UseRemoteAddress = boolean(true)
 	m.ForwardClientCertDetails = hcm.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Cert: true, Dns: true, Uri: true}
-	return NewResource(listenerName(port), &listener.Listener{
-		Name: listenerName(port), Address: address(bindAddress(port), port.Port), TrafficDirection: core.TrafficDirection_OUTBOUND,
-		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(m)}}},
-	})
+	return m
 }
 
-// gatewayHosts merges the VirtualServices of a port by host: routes in the order of age, those that take everything last.
-func gatewayHosts(port *mesh.GatewayPort, lookup Lookup) []*route.VirtualHost {
-	c := routeContext{port: port.Servers[0].Port, onlyPort: lookup.onlyPort, hashPolicy: lookup.hashPolicy}
+// gatewayHosts merges the VirtualServices of servers by host: routes in the order of age, those that take everything last.
+func gatewayHosts(port uint32, servers []mesh.GatewayServer, lookup Lookup) []*route.VirtualHost {
+	c := routeContext{onlyPort: lookup.onlyPort, hashPolicy: lookup.hashPolicy}
 	byHost := map[string]*route.VirtualHost{}
 	var order []string
-	for _, server := range port.Servers {
+	for _, server := range servers {
 		c.port = server.Port
 		for _, v := range server.Routes {
 			routes := routesOf(v, c)
@@ -89,7 +103,7 @@ func gatewayHosts(port *mesh.GatewayPort, lookup Lookup) []*route.VirtualHost {
 			for _, host := range v.Hosts {
 				there := byHost[host]
 				if there == nil {
-					there = &route.VirtualHost{Name: host + ":" + itoa(port.Port), Domains: []string{host}, IncludeRequestAttemptCount: true}
+					there = &route.VirtualHost{Name: host + ":" + itoa(port), Domains: []string{host}, IncludeRequestAttemptCount: true}
 					byHost[host] = there
 					order = append(order, host)
 				}
@@ -106,7 +120,7 @@ func gatewayHosts(port *mesh.GatewayPort, lookup Lookup) []*route.VirtualHost {
 		out = append(out, byHost[host])
 	}
 	if byHost["*"] == nil { // nothing is routed here: 404, as an empty gateway says; and the table has a virtual host
-		out = append(out, &route.VirtualHost{Name: "blackhole:" + itoa(port.Port), Domains: []string{"*"}})
+		out = append(out, &route.VirtualHost{Name: "blackhole:" + itoa(port), Domains: []string{"*"}})
 	}
 	return out
 }
@@ -121,23 +135,4 @@ func catchAllLast(routes []*route.Route) []*route.Route {
 		}
 	}
 	return append(first, last...)
-}
-
-// gatewayTCP forwards a port by the first TCP rule that is bound to it; without one the port stays closed.
-func gatewayTCP(config *mesh.Config, port *mesh.GatewayPort, lookup Lookup) *Resource {
-	for _, server := range port.Servers {
-		for _, v := range server.Routes {
-			for _, rule := range v.TCP {
-				if len(rule.Ports) > 0 && rule.Ports[0] != server.Port {
-					continue
-				}
-				destinations := withPorts(rule.Destinations, server.Port, lookup.onlyPort)
-				return NewResource(listenerName(port), &listener.Listener{
-					Name: listenerName(port), Address: address(bindAddress(port), port.Port), TrafficDirection: core.TrafficDirection_OUTBOUND,
-					FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{tcpTo(config, destinations, BlackHoleCluster)}}},
-				})
-			}
-		}
-	}
-	return nil
 }

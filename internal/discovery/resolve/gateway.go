@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	api "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -50,13 +51,41 @@ func convertGateway(domain string, object *networking.Gateway, r *report) *mesh.
 			r.refuse(field+".tls", "is required for protocol %s", protocol)
 			continue
 		}
-		if !protocol.IsHTTP() && protocol != mesh.TCP {
-			r.warn(field+".port.protocol", ReasonUnsupported, "%s is not supported yet; the port stays closed", protocol)
+		if !checkServerTLS(protocol, from.Tls, field+".tls", r) {
 			continue
 		}
 		out.Servers = append(out.Servers, server)
 	}
 	return out
+}
+
+// checkServerTLS says whether a server's TLS can be carried out.
+func checkServerTLS(protocol mesh.Protocol, tls *api.ServerTLSSettings, field string, r *report) bool {
+	if tls == nil || protocol.IsHTTP() { // plain HTTP has httpsRedirect only
+		return true
+	}
+	if protocol == mesh.TCP {
+		r.refuse(field, "TCP has no TLS; use protocol TLS")
+		return false
+	}
+	before := len(r.list)
+	if tls.HttpsRedirect {
+		r.refuse(field+".httpsRedirect", "is for a server of protocol HTTP")
+	}
+	files := tls.ServerCertificate != "" && tls.PrivateKey != ""
+	switch tls.Mode {
+	case api.ServerTLSSettings_PASSTHROUGH, api.ServerTLSSettings_ISTIO_MUTUAL:
+	case api.ServerTLSSettings_AUTO_PASSTHROUGH:
+		r.warn(field+".mode", ReasonUnsupported, "AUTO_PASSTHROUGH is not supported yet; the port stays closed")
+	case api.ServerTLSSettings_SIMPLE, api.ServerTLSSettings_MUTUAL, api.ServerTLSSettings_OPTIONAL_MUTUAL:
+		if tls.CredentialName == "" && !files {
+			r.refuse(field, "needs credentialName, or serverCertificate and privateKey")
+		}
+		if tls.Mode != api.ServerTLSSettings_SIMPLE && tls.CredentialName == "" && tls.CaCertificates == "" {
+			r.refuse(field+".caCertificates", "is required for mode %s", tls.Mode)
+		}
+	}
+	return len(r.list) == before
 }
 
 // serverHost reads "host", "namespace/host", "./host" or "*/host".

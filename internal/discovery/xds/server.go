@@ -29,6 +29,7 @@ type Authenticator interface {
 type Server struct {
 	discovery.UnimplementedAggregatedDiscoveryServiceServer
 	Quarantine *Quarantine
+	Secrets    SecretSource // nil where none are served
 	metrics    *Metrics
 
 	mu       sync.Mutex
@@ -132,6 +133,7 @@ func (e *endpoint) admit(ctx context.Context, st *stream) error {
 		slog.Warn("xDS: the node is not who connects", "node", st.proxy.ID, "namespace", identity.Namespace, "account", identity.Account)
 		return status.Errorf(codes.PermissionDenied, "no identities match the node %s", st.proxy.ID)
 	}
+	st.identity = identity
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.world == nil {

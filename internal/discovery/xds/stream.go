@@ -35,7 +35,11 @@ type stream struct {
 	metrics  *Metrics
 	nonce    uint64
 
-	quarantine *Quarantine
+	quarantine     *Quarantine
+	identity       *Identity // nil where nobody asked
+	secretSource   SecretSource
+	secrets        *secretState
+	watchesSecrets atomic.Bool
 
 	reportMu sync.Mutex
 	reports  [typeCount]TypeReport
@@ -74,7 +78,7 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	st := &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: sender(rpc), metrics: e.metrics, quarantine: e.Quarantine}
+	st := &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: sender(rpc), metrics: e.metrics, quarantine: e.Quarantine, secretSource: e.Secrets}
 	if err := e.admit(rpc.Context(), st); err != nil {
 		return err
 	}
@@ -108,7 +112,9 @@ func (s *stream) loop(requests <-chan *discovery.DeltaDiscoveryRequest, failed <
 			case request := <-requests:
 				err = s.handle(request)
 			case <-s.awake:
-				err = s.advance()
+				if err = s.advance(); err == nil {
+					err = s.pushSecrets()
+				}
 			case <-timer.C:
 				err = s.advance()
 			case err := <-failed:
@@ -123,6 +129,9 @@ func (s *stream) loop(requests <-chan *discovery.DeltaDiscoveryRequest, failed <
 
 // handle takes a request: a subscription, an acknowledgement, or both.
 func (s *stream) handle(request *discovery.DeltaDiscoveryRequest) error {
+	if request.TypeUrl == envoy.SecretType {
+		return s.handleSecrets(request)
+	}
 	i, ok := indexOf(request.TypeUrl)
 	if !ok {
 		return s.refuseType(request)
