@@ -55,6 +55,8 @@ func TestStory(t *testing.T) {
 		{"L4 Istio 1.1's ports", w.oldPorts},
 		{"an image that cannot start is never healthy", w.brokenImage},
 		{"deleting the resource removes all but CRDs", w.remove},
+		{"operator remove", w.operatorRemove},
+		{"install without an operator", w.install},
 	} {
 		if !t.Run(step.name, step.run) {
 			w.diagnose(t)

@@ -234,3 +234,35 @@ func (w *world) remove(t *testing.T) {
 		t.Errorf("resources left: %s", code)
 	}
 }
+
+// operatorRemove takes the operator away; what dump prints is what was there.
+func (w *world) operatorRemove(t *testing.T) {
+	dumped := w.run(t, time.Minute, "bin/slipway", "operator", "dump")
+	if out, err := w.try(time.Minute, dumped, w.node, "kubectl", "diff", "-f", "-"); err != nil {
+		t.Errorf("what init applied is not what dump prints: %s", out)
+	}
+	w.run(t, 2*time.Minute, "bin/slipway", "operator", "remove", "-y")
+	kubetest.Eventually(t, time.Minute, func() error {
+		if out, err := w.try(time.Minute, "", w.node, "kubectl", "get", "deployment,service,serviceaccount", "-n", "istio-operator", "-o", "name"); err != nil || strings.Contains(out, "istio-operator") {
+			return fmt.Errorf("left: %s %v", out, err)
+		}
+		return nil
+	})
+	w.kubectl(t, "get", "crd", "istiooperators.install.istio.io") // it stays: to remove it would remove every mesh
+}
+
+// install brings a control plane up from the command line, without the operator; run again, it changes nothing.
+func (w *world) install(t *testing.T) {
+	out := w.run(t, 3*time.Minute, "bin/slipway", "install", "--set", "profile=minimal", "-y")
+	if got := w.kubectl(t, "get", "deployment", "istiod", "-n", "istio-system", "-o", "jsonpath={.status.readyReplicas}"); got != "1" {
+		t.Errorf("istiod has %q ready replicas after:\n%s", got, out)
+	}
+	before := w.kubectl(t, "get", "deployment", "istiod", "-n", "istio-system", "-o", "jsonpath={.metadata.generation}")
+	w.run(t, 3*time.Minute, "bin/slipway", "install", "--set", "profile=minimal", "-y")
+	if after := w.kubectl(t, "get", "deployment", "istiod", "-n", "istio-system", "-o", "jsonpath={.metadata.generation}"); after != before {
+		t.Errorf("the second install changed the Deployment: generation %s, then %s", before, after)
+	}
+	if list := w.run(t, time.Minute, "bin/slipway", "profile", "list"); !strings.Contains(list, "minimal") {
+		t.Errorf("profile list: %s", list)
+	}
+}
