@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	istio "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -98,8 +99,12 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
+	anyKind, err := dynamic.NewForConfig(config)
+	if err != nil {
+		return err
+	}
 	p.resolve = resolve.Options{ClusterID: o.cluster, Domain: o.domain, RootNamespace: o.namespace, MeshConfigMap: "istio" + o.suffix()}
-	watch := source.Options{Kube: p.kube, Istio: mesh, Revision: o.revision, Namespace: o.namespace, MeshConfig: p.resolve.MeshConfigMap}
+	watch := source.Options{Kube: p.kube, Istio: mesh, Dynamic: anyKind, Revision: o.revision, Namespace: o.namespace, MeshConfig: p.resolve.MeshConfigMap}
 	if p.engine, err = discovery.NewEngine(watch, p.resolve, p.registry); err != nil {
 		return err
 	}

@@ -116,6 +116,19 @@ var rules = []rule{
 		err := status(200)(m)
 		return orErr(err, expect(time.Since(began) >= 300*time.Millisecond, "answered after %s", time.Since(began)))
 	}},
+	{name: "fault abort percent as old documents write it", fields: "VirtualService.http.fault.abort.httpStatus", rules: "- fault: {abort: {httpStatus: 555, percent: 50}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		aborted := 0
+		for range 100 {
+			response, _, err := m.get("reviews.test", "/")
+			if err != nil {
+				return err
+			}
+			if response.StatusCode == 555 {
+				aborted++
+			}
+		}
+		return expect(aborted > 25 && aborted < 75, "of 100 requests %d are aborted, not half", aborted)
+	}},
 	{name: "headers", fields: "VirtualService.http.headers.request.set VirtualService.http.headers.request.add VirtualService.http.headers.request.remove VirtualService.http.headers.response.set", rules: "- headers: {request: {set: {x-set: one}, add: {x-add: two}, remove: [x-gone]}, response: {set: {x-back: three}}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		response, got, err := m.get("reviews.test", "/", "x-gone", "here", "x-set", "before")
 		if err != nil {

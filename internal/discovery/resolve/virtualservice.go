@@ -9,6 +9,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
 	"github.com/slipway-mesh/slipway/internal/discovery/world"
 )
 
@@ -22,6 +23,9 @@ func (s *step) virtualService(namespace, name string, object *networking.Virtual
 	defer s.keepProblems(r)
 	if object == nil {
 		return
+	}
+	for _, field := range splitList(object.Annotations[source.OlderFields]) {
+		r.warn(field, ReasonDeprecated, "is not in the API any more and is read as percentage; write percentage: {value: N}")
 	}
 	converted := convertVirtualService(s.options.Domain, object, r)
 	s.virtual, _, _ = s.virtual.Insert(key, converted)

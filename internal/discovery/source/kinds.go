@@ -1,10 +1,13 @@
 package source
 
 import (
+	networking "istio.io/client-go/pkg/apis/networking/v1"
 	istio "istio.io/client-go/pkg/clientset/versioned"
 	istioinformers "istio.io/client-go/pkg/informers/externalversions"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -14,6 +17,8 @@ import (
 type Options struct {
 	Kube  kubernetes.Interface
 	Istio istio.Interface
+	// Dynamic reads the kinds of which older documents write what their types do not have.
+	Dynamic dynamic.Interface
 	// Revision is this control plane's; objects labelled with another are not for it.
 	Revision string
 	// Namespace and MeshConfig name the ConfigMap with the mesh's configuration.
@@ -27,6 +32,7 @@ func New(options Options, queue *Queue) (*Source, error) {
 	ours := revisionSelector(options.Revision)
 	kube := informers.NewSharedInformerFactory(options.Kube, resync)
 	own := informers.NewSharedInformerFactoryWithOptions(options.Kube, resync, informers.WithNamespace(options.Namespace))
+	older := dynamicinformer.NewDynamicSharedInformerFactory(options.Dynamic, resync)
 	mesh := istioinformers.NewSharedInformerFactory(options.Istio, resync)
 	for _, k := range []struct {
 		kind     string
@@ -41,7 +47,7 @@ func New(options Options, queue *Queue) (*Source, error) {
 		{"EndpointSlice", kube.Discovery().V1().EndpointSlices().Informer(), all, nil},
 		{"Pod", kube.Core().V1().Pods().Informer(), all, slimPod},
 		{"Gateway", mesh.Networking().V1().Gateways().Informer(), ours, nil},
-		{"VirtualService", mesh.Networking().V1().VirtualServices().Informer(), ours, nil},
+		{"VirtualService", older.ForResource(networking.SchemeGroupVersion.WithResource("virtualservices")).Informer(), ours, nil},
 		{"DestinationRule", mesh.Networking().V1().DestinationRules().Informer(), ours, nil},
 		{"ServiceEntry", mesh.Networking().V1().ServiceEntries().Informer(), ours, nil},
 		{"PeerAuthentication", mesh.Security().V1().PeerAuthentications().Informer(), ours, nil},

@@ -63,11 +63,14 @@ func Read(stream []byte, namespace string) ([]Change, error) {
 		if err := yaml.Unmarshal(text, &head); err != nil {
 			return nil, fmt.Errorf("document %d: %w", n, err)
 		}
-		object := NewObject(head.Kind)
-		if object == nil {
+		if NewObject(head.Kind) == nil {
 			continue
 		}
-		if err := yaml.Unmarshal(text, object); err != nil {
+		if text, err = yaml.YAMLToJSON(text); err != nil {
+			return nil, fmt.Errorf("document %d, %s: %w", n, head.Kind, err)
+		}
+		object, err := Decode(head.Kind, text)
+		if err != nil {
 			return nil, fmt.Errorf("document %d, %s: %w", n, head.Kind, err)
 		}
 		if object.GetNamespace() == "" && !clusterWide(head.Kind) {

@@ -59,7 +59,7 @@ func (s *Source) add(kind string, informer cache.SharedIndexInformer, keep func(
 		if slim != nil {
 			slim(object)
 		}
-		return object, nil
+		return typed(kind)(object)
 	}); err != nil {
 		return err
 	}

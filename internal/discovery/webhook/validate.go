@@ -40,11 +40,11 @@ func (v *Validator) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 }
 
 func (v *Validator) review(request *admission.AdmissionRequest) *admission.AdmissionResponse {
-	object := source.NewObject(request.Kind.Kind)
-	if object == nil { // the schema's business alone
+	if source.NewObject(request.Kind.Kind) == nil { // the schema's business alone
 		return &admission.AdmissionResponse{Allowed: true}
 	}
-	if err := json.Unmarshal(request.Object.Raw, object); err != nil {
+	object, err := source.Decode(request.Kind.Kind, request.Object.Raw)
+	if err != nil {
 		return refused(fmt.Sprintf("cannot be read: %v", err))
 	}
 	response := &admission.AdmissionResponse{Allowed: true}
