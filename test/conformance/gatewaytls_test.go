@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -69,7 +70,7 @@ func requestOn(connection *tls.Conn, host string) (answer, error) {
 	if err := connection.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
 		return answer{}, err
 	}
-	client := &http.Client{Transport: &http.Transport{DialTLS: func(string, string) (net.Conn, error) { return unclosed{connection}, nil }}}
+	client := &http.Client{Transport: &http.Transport{DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return unclosed{connection}, nil }}}
 	response, err := client.Get("https://" + host + "/")
 	if err != nil {
 		return answer{}, err

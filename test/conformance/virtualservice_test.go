@@ -216,6 +216,19 @@ func TestVirtualService(t *testing.T) {
 		features = append(features, feature{name: r.name, proves: r.fields, with: virtualService(r.rules), without: virtualService(plain), check: r.check})
 	}
 	m.base = virtualService(plain)
+	m.kube.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: routes}\n")
+	leaf := func(namespace, name string) string {
+		return "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: " + name + ", namespace: " + namespace + "}\nspec:\n  http:\n" +
+			"  - match: [{uri: {prefix: /a/x}}]\n    route: [{destination: {host: reviews.test, subset: v2}}]\n  - match: [{uri: {prefix: /elsewhere}}]\n    directResponse: {status: 418}\n"
+	}
+	root := func(delegate string) string {
+		return virtualService("- match: [{uri: {prefix: /a}}]\n  delegate: " + delegate + "\n" + plain)
+	}
+	narrowed := both(version("v2", "/a/x1"), version("v1", "/a/y"), version("v1", "/elsewhere"))
+	features = append(features,
+		feature{name: "delegate", proves: "VirtualService.http.delegate.name", with: root("{name: leaf}") + leaf("default", "leaf"), without: m.base, check: narrowed},
+		feature{name: "delegate in another namespace", proves: "VirtualService.http.delegate.namespace", without: root("{name: far}"), check: narrowed,
+			with: root("{name: far, namespace: routes}") + leaf("routes", "far")})
 	m.prove(t, features)
 	m.rejections(t)
 	t.Run("no route to another host", func(t *testing.T) {

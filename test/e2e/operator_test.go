@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -244,7 +245,7 @@ func (w *world) operatorRemove(t *testing.T) {
 	w.run(t, 2*time.Minute, "bin/slipway", "operator", "remove", "-y")
 	kubetest.Eventually(t, time.Minute, func() error {
 		if out, err := w.try(time.Minute, "", w.node, "kubectl", "get", "deployment,service,serviceaccount", "-n", "istio-operator", "-o", "name"); err != nil || strings.Contains(out, "istio-operator") {
-			return fmt.Errorf("left: %s %v", out, err)
+			return errors.Join(err, fmt.Errorf("left: %s", out))
 		}
 		return nil
 	})

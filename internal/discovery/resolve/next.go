@@ -36,6 +36,8 @@ type State struct {
 	services  *iradix.Tree[*corev1.Service]            // by namespace NUL name
 	entries   *iradix.Tree[*networking.ServiceEntry]   // by namespace NUL name
 	virtual   *iradix.Tree[*mesh.VirtualService]       // by namespace NUL name
+	routes    *iradix.Tree[*networking.VirtualService] // by namespace NUL name
+	roots     *iradix.Tree[rootOf]                     // by a delegate's namespace NUL name NUL its root's
 	ruleHosts *iradix.Tree[string]                     // host of each DestinationRule, by namespace NUL name
 	problems  *iradix.Tree[[]Problem]                  // by kind NUL namespace NUL name
 }
@@ -46,7 +48,7 @@ func Start(options Options) *State {
 		World: world.New(defaultConfig(options)), options: options,
 		slices: iradix.New[*discoveryv1.EndpointSlice](), pods: iradix.New[*corev1.Pod](), nodes: iradix.New[mesh.Locality](),
 		services: iradix.New[*corev1.Service](), entries: iradix.New[*networking.ServiceEntry](),
-		virtual: iradix.New[*mesh.VirtualService](), ruleHosts: iradix.New[string](), problems: iradix.New[[]Problem](),
+		virtual: iradix.New[*mesh.VirtualService](), routes: iradix.New[*networking.VirtualService](), roots: iradix.New[rootOf](), ruleHosts: iradix.New[string](), problems: iradix.New[[]Problem](),
 	}
 }
 

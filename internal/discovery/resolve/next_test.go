@@ -67,6 +67,16 @@ func randomObject(r *rand.Rand, kind, namespace, name string, labels map[string]
 	case "Node":
 		return &corev1.Node{ObjectMeta: meta("", name, map[string]string{labelRegion: pick(r, "east", "west")})}
 	case "VirtualService":
+		switch r.IntN(4) {
+		case 0: // a root
+			return &networking.VirtualService{ObjectMeta: meta(namespace, name, nil), Spec: api.VirtualService{Hosts: []string{"root.test"}, Http: []*api.HTTPRoute{{
+				Match:    []*api.HTTPMatchRequest{{Uri: &api.StringMatch{MatchType: &api.StringMatch_Prefix{Prefix: pick(r, "/a", "/b")}}}},
+				Delegate: &api.Delegate{Name: pick(r, "o0", "o1"), Namespace: pick(r, "a", "")}}}}}
+		case 1: // a delegate
+			return &networking.VirtualService{ObjectMeta: meta(namespace, name, nil), Spec: api.VirtualService{Http: []*api.HTTPRoute{{
+				Match: []*api.HTTPMatchRequest{{Uri: &api.StringMatch{MatchType: &api.StringMatch_Prefix{Prefix: pick(r, "/a/x", "/b/x")}}}},
+				Route: []*api.HTTPRouteDestination{{Destination: &api.Destination{Host: "o1"}}}}}}}
+		}
 		return &networking.VirtualService{ObjectMeta: meta(namespace, name, nil), Spec: api.VirtualService{Hosts: []string{pick(r, "o1", "*.test", "x.test")}, Gateways: []string{pick(r, "mesh", "o1")},
 			Http: []*api.HTTPRoute{{Match: []*api.HTTPMatchRequest{{SourceLabels: map[string]string{"app": pick(r, "p", "q")}}}, Route: []*api.HTTPRouteDestination{{Destination: &api.Destination{Host: pick(r, "o1", "")}}}}}}}
 	case "DestinationRule":

@@ -29,6 +29,8 @@ const (
 	ReasonMissing     = "Missing"
 	ReasonUnsupported = "Unsupported"
 	ReasonDeprecated  = "Deprecated"
+	// ReasonReference is of an object that another one names and that is not there.
+	ReasonReference = "ReferenceNotFound"
 )
 
 // report collects the problems of one object.

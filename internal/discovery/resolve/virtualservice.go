@@ -15,19 +15,33 @@ import (
 
 func (s *step) virtualService(namespace, name string, object *networking.VirtualService) {
 	key := world.Key(namespace, name)
+	before, _ := s.routes.Get(key)
+	s.noteDelegates(namespace, name, before, false)
+	s.noteDelegates(namespace, name, object, true)
+	s.routes = put(s.routes, key, object, object != nil)
+	s.resolveRoutes(namespace, name)
+	for _, root := range world.Below(s.roots, namespace, name) {
+		s.resolveRoutes(root.namespace, root.name)
+	}
+}
+
+// resolveRoutes computes one VirtualService anew: it changed, or a delegate of its.
+func (s *step) resolveRoutes(namespace, name string) {
+	key := world.Key(namespace, name)
 	if before, ok := s.virtual.Get(key); ok {
 		s.forgetVirtualService(before)
 		s.virtual, _, _ = s.virtual.Delete(key)
 	}
 	r := &report{kind: "VirtualService", namespace: namespace, name: name}
 	defer s.keepProblems(r)
-	if object == nil {
+	object, there := s.routes.Get(key)
+	if !there {
 		return
 	}
 	for _, field := range splitList(object.Annotations[source.OlderFields]) {
 		r.warn(field, ReasonDeprecated, "is not in the API any more and is read as percentage; write percentage: {value: N}")
 	}
-	converted := convertVirtualService(s.options.Domain, object, r)
+	converted := s.convertVirtualService(object, r)
 	s.virtual, _, _ = s.virtual.Insert(key, converted)
 	for _, host := range converted.Hosts {
 		s.World.VirtualServices, _, _ = s.World.VirtualServices.Insert(world.Key(host, namespace, name), converted)
@@ -77,21 +91,27 @@ func (s *step) countTests(v *mesh.VirtualService, by int) {
 	}
 }
 
-func convertVirtualService(domain string, object *networking.VirtualService, r *report) *mesh.VirtualService {
+func (s *step) convertVirtualService(object *networking.VirtualService, r *report) *mesh.VirtualService {
 	spec := &object.Spec
-	names := naming{domain, object.Namespace}
+	names := naming{s.options.Domain, object.Namespace}
 	out := &mesh.VirtualService{
 		Owner:    mesh.Owner{Kind: r.kind, Namespace: object.Namespace, Name: object.Name},
 		ExportTo: spec.ExportTo, Created: object.CreationTimestamp.Unix(), Gateways: gatewayNames(spec.Gateways, object.Namespace),
 	}
 	if len(spec.Hosts) == 0 {
-		r.warn("spec.hosts", ReasonUnsupported, "a VirtualService without hosts is a delegate; delegates are not supported yet, so it has no effect")
+		delegateProblems(object, r)
 	}
 	for _, host := range spec.Hosts {
 		out.Hosts = append(out.Hosts, names.full(host))
 	}
 	for i, from := range spec.Http {
 		field := fmt.Sprintf("spec.http[%d]", i)
+		if from.Delegate != nil {
+			if len(spec.Hosts) > 0 && checkDelegate(from, field, r) {
+				out.HTTP = append(out.HTTP, s.expand(names, from, field, r)...)
+			}
+			continue
+		}
 		if route := convertRoute(names, from, field, r); route != nil {
 			out.HTTP = append(out.HTTP, route)
 		}
@@ -144,9 +164,6 @@ func convertRoute(names naming, from *api.HTTPRoute, field string, r *report) *m
 	}
 	usable := checkMatches(from.Match, field, r)
 	switch {
-	case from.Delegate != nil:
-		r.warn(field+".delegate", ReasonUnsupported, "delegates are not supported yet; the rule has no effect")
-		return nil
 	case from.Redirect != nil || from.DirectResponse != nil:
 		if len(from.Route) > 0 {
 			r.refuse(field+".route", "a rule with redirect or directResponse cannot have a route; remove one of them")
@@ -167,6 +184,15 @@ func convertRoute(names naming, from *api.HTTPRoute, field string, r *report) *m
 		return nil
 	}
 	return out
+}
+
+// checkDelegate says whether a rule that hands over does nothing else.
+func checkDelegate(from *api.HTTPRoute, field string, r *report) bool {
+	if len(from.Route) > 0 || from.Redirect != nil || from.DirectResponse != nil {
+		r.refuse(field+".delegate", "a rule with a delegate cannot have a route, redirect or directResponse; remove one of them")
+		return false
+	}
+	return checkMatches(from.Match, field, r)
 }
 
 func convertDestination(names naming, from *api.Destination, weight uint32, headers *api.Headers, field string, r *report) mesh.Destination {
