@@ -90,6 +90,7 @@ func destinationRules(t *testing.T, m *mesh) []feature {
 	for name, text := range map[string]string{"root.pem": outsideCA(t).pem, "chain.pem": chain, "key.pem": key} {
 		m.pods.client.Write(t, filepath.Join(m.pods.client.Dir(), name), text)
 	}
+	at := m.pods.outside.Address + ":80" // where nobody listens: what goes there past the rule is refused at once
 	files := func(name string) string { return filepath.Join(m.pods.client.Dir(), name) }
 	secure := func(name, proves, settings string, check func(*mesh) error) feature {
 		return feature{name: "DestinationRule tls " + name, proves: proves, check: check,
@@ -150,14 +151,14 @@ func destinationRules(t *testing.T, m *mesh) []feature {
 		{name: "DestinationRule of a subset", proves: "DestinationRule.subsets.trafficPolicy.loadBalancer.simple", with: strings.Replace(plainRule, "{name: v2, labels: {version: v2}}", "{name: v2, labels: {app: reviews}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}", 1) + "---\n" + forMesh(httpToV2),
 			without: plainRule + "---\n" + forMesh(httpToV2), check: alternate},
 		secure("SIMPLE", "DestinationRule.trafficPolicy.tls.mode DestinationRule.trafficPolicy.tls.caCertificates DestinationRule.trafficPolicy.tls.sni",
-			"{mode: SIMPLE, caCertificates: "+files("root.pem")+", sni: secure.test, subjectAltNames: [secure.test]}", served("outside", "10.88.1.1:80", "secure.test", "/")),
+			"{mode: SIMPLE, caCertificates: "+files("root.pem")+", sni: secure.test, subjectAltNames: [secure.test]}", served("outside", at, "secure.test", "/")),
 		secure("MUTUAL", "DestinationRule.trafficPolicy.tls.clientCertificate DestinationRule.trafficPolicy.tls.privateKey",
 			"{mode: MUTUAL, caCertificates: "+files("root.pem")+", clientCertificate: "+files("chain.pem")+", privateKey: "+files("key.pem")+", sni: secure.test}", func(m *mesh) error {
-				_, got, err := m.from(m.pods.client, "10.88.1.1:80", "secure.test", "/")
+				_, got, err := m.from(m.pods.client, at, "secure.test", "/")
 				return orErr(err, expect(got.Client == "client.test", "the server saw the client %q", got.Client))
 			}),
 		{name: "DestinationRule tls subjectAltNames", proves: "DestinationRule.trafficPolicy.tls.subjectAltNames", check: func(m *mesh) error {
-			response, _, err := m.from(m.pods.client, "10.88.1.1:80", "secure.test", "/")
+			response, _, err := m.from(m.pods.client, at, "secure.test", "/")
 			return orErr(err, expect(response != nil && response.StatusCode == http.StatusServiceUnavailable, "a server of another name is talked to"))
 		}, with: secureEntry(m.pods.outside) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secure}\nspec: {host: secure.test, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: " + files("root.pem") + ", subjectAltNames: [nobody.test]}}}\n",
 			without: secureEntry(m.pods.outside) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secure}\nspec: {host: secure.test, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: " + files("root.pem") + ", subjectAltNames: [secure.test]}}}\n"},
@@ -187,7 +188,7 @@ func (m *mesh) burst(n int) (refused int) {
 
 // secureEntry is a host outside that speaks TLS, called in plain text on port 80.
 func secureEntry(p *nettest.Pod) string {
-	return "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: secure}\nspec:\n  hosts: [secure.test]\n  addresses: [10.88.1.1]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n" +
+	return "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: secure}\nspec:\n  hosts: [secure.test]\n  addresses: [" + p.Address + "]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n" +
 		"  ports: [{number: 80, name: http, protocol: HTTP, targetPort: 9443}]\n  endpoints: [{address: " + p.Address + "}]\n"
 }
 
