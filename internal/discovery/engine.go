@@ -52,8 +52,13 @@ func (e *Engine) Run(ctx context.Context) error {
 		e.source.Run(ctx)
 	}()
 	defer func() { <-done }()
-	secretsEnded := make(chan error, 1)
-	go func() { secretsEnded <- e.secrets.Run(ctx) }()
+	secretsEnded := make(chan struct{})
+	go func() {
+		defer close(secretsEnded)
+		if err := e.secrets.Run(ctx); err != nil {
+			slog.Error("SDS: secrets are not served", "error", err)
+		}
+	}()
 	defer func() { <-secretsEnded }()
 	if err := e.source.Synced(ctx); err != nil {
 		return err

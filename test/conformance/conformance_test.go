@@ -36,6 +36,7 @@ type mesh struct {
 	debug    string // of slipwayd
 	secure   string // address of slipwayd's xDS over TLS
 	plain    string // and of that in plain text
+	metrics  string // URL of slipwayd's metrics
 	bin      string // folder of the programs that are tested
 	base     string // objects that stand before and after each case
 	backends map[string]*backend
@@ -159,8 +160,10 @@ func startControlPlane(t *testing.T) *mesh {
 	build(t, m.bin, "slipwayd")
 	at := func() string { return fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t)) }
 	m.secure, m.plain = at(), at()
+	monitoring := at()
+	m.metrics = "http://" + monitoring + "/metrics"
 	debug := at()
-	kubetest.Process(t, m.bin, "slipwayd", filepath.Join(m.bin, "slipwayd"), "--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", m.plain, "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", at(), "--httpsAddr", at())
+	kubetest.Process(t, m.bin, "slipwayd", filepath.Join(m.bin, "slipwayd"), "--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", m.plain, "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", monitoring, "--httpsAddr", at())
 	m.debug = "http://" + debug
 	kubetest.Eventually(t, 30*time.Second, func() error { return ok(m.debug + "/ready") })
 	return m

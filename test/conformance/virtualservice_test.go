@@ -2,8 +2,10 @@ package conformance
 
 import (
 	"fmt"
+	"io"
 	"math"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 )
@@ -154,6 +156,44 @@ var rules = []rule{
 		}
 		return fmt.Errorf("the mirror got nothing")
 	}},
+	{name: "mirrors", fields: "VirtualService.http.mirrors.destination.host VirtualService.http.mirrors.destination.subset VirtualService.http.mirrors.percentage.value",
+		rules: "- mirrors: [{destination: {host: reviews.test, subset: v2}, percentage: {value: 50}}]\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: halfMirrored},
+	{name: "mirrorPercentage", fields: "VirtualService.http.mirrorPercentage.value",
+		rules: "- mirror: {host: reviews.test, subset: v2}\n  mirrorPercentage: {value: 50}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: halfMirrored},
+	{name: "match scheme", fields: "VirtualService.http.match.scheme", rules: "- match: [{scheme: {exact: http}}]" + toV2, check: version("v2", "/")},
+	{name: "redirect scheme and port", fields: "VirtualService.http.redirect.scheme VirtualService.http.redirect.port", rules: "- redirect: {scheme: https, port: 8443}", check: func(m *mesh) error {
+		response, _, err := m.get("reviews.test", "/x")
+		if err != nil {
+			return err
+		}
+		return expect(response.Header.Get("location") == "https://reviews.test:8443/x", "%s to %q", response.Status, response.Header.Get("location"))
+	}},
+	{name: "retries perTryTimeout", fields: "VirtualService.http.retries.perTryTimeout", rules: "- retries: {attempts: 2, perTryTimeout: 0.1s, retryOn: gateway-error}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		m.backends["v1"].delay.Store(500)
+		defer m.backends["v1"].delay.Store(0)
+		before := m.backends["v1"].hits.Load()
+		err := status(504)(m)
+		tries := m.backends["v1"].hits.Load() - before
+		return orErr(err, expect(tries == 3, "it was tried %d times", tries))
+	}},
+	{name: "headers of responses", fields: "VirtualService.http.headers.response.add VirtualService.http.headers.response.remove VirtualService.http.route.headers.response.set",
+		rules: "- headers: {response: {add: {x-added: one}, remove: [content-type]}}\n  route:\n  - destination: {host: reviews.test, subset: v1}\n    headers: {response: {set: {x-set: two}}}", check: func(m *mesh) error {
+			response, _, err := m.get("reviews.test", "/")
+			if err != nil {
+				return err
+			}
+			h := response.Header
+			return expect(h.Get("x-added") == "one" && h.Get("x-set") == "two" && h.Get("content-type") == "", "response %v", h)
+		}},
+	{name: "cors, what scripts may see", fields: "VirtualService.http.corsPolicy.exposeHeaders VirtualService.http.corsPolicy.allowCredentials",
+		rules: "- corsPolicy: {allowOrigins: [{prefix: \"https://\"}], exposeHeaders: [x-seen], allowCredentials: true}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+			response, _, err := m.get("reviews.test", "/", "origin", "https://a.test")
+			if err != nil {
+				return err
+			}
+			h := response.Header
+			return expect(h.Get("access-control-expose-headers") == "x-seen" && h.Get("access-control-allow-credentials") == "true", "response %v", h)
+		}},
 	{name: "cors", fields: "VirtualService.http.corsPolicy.allowOrigins VirtualService.http.corsPolicy.allowMethods", rules: "- corsPolicy: {allowOrigins: [{exact: \"https://a.test\"}], allowMethods: [GET]}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
 		response, _, err := m.get("reviews.test", "/", "origin", "https://a.test")
 		if err != nil {
@@ -173,6 +213,19 @@ var rules = []rule{
 		return expect(len(seen) == 2, "served by %v", seen)
 	}},
 	{name: "ServiceEntry by DNS", fields: "ServiceEntry.resolution ServiceEntry.ports.targetPort", rules: "- route: [{destination: {host: dns.localhost, port: {number: 8080}}}]", check: version("v2", "/")},
+}
+
+// halfMirrored checks that the mirror gets about half of what v1 answers.
+func halfMirrored(m *mesh) error {
+	const n = 80
+	before := m.backends["v2"].hits.Load()
+	for range n {
+		if err := version("v1", "/")(m); err != nil {
+			return err
+		}
+	}
+	got := float64(m.backends["v2"].hits.Load() - before)
+	return expect(math.Abs(got-n*0.5) <= 4*math.Sqrt(n*0.25), "the mirror got %.0f of %d", got, n)
 }
 
 func status(want int) func(*mesh) error {
@@ -231,6 +284,19 @@ func TestVirtualService(t *testing.T) {
 			with: root("{name: far, namespace: routes}") + leaf("routes", "far")})
 	m.prove(t, features)
 	m.rejections(t)
+	t.Run("metrics", func(t *testing.T) {
+		response, err := http.Get(m.metrics)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = response.Body.Close() }()
+		text, err := io.ReadAll(response.Body)
+		for _, want := range []string{"\npilot_xds 1\n", `pilot_xds_pushes{type="vhds"}`, "\npilot_pushcontext_init_seconds_count"} {
+			if err != nil || !strings.Contains(string(text), want) {
+				t.Errorf("%q is not in the metrics (%v)", want, err)
+			}
+		}
+	})
 	t.Run("no route to another host", func(t *testing.T) {
 		response, _, err := m.get("nobody.test", "/")
 		if err != nil || response.StatusCode != http.StatusNotFound {

@@ -41,7 +41,7 @@ func clusters(config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endpoints) 
 func appendCluster(out []*Resource, config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endpoints, port mesh.Port, subset mesh.Subset) []*Resource {
 	name := mesh.ClusterName(o.Host, subset.Name, port.Number)
 	c := &cluster.Cluster{Name: name, ConnectTimeout: millis(config.ConnectTimeoutMillis)}
-	if !discover(c, o.Service, endpoints, port, subset) {
+	if !discover(c, o, endpoints, port, subset) {
 		return out
 	}
 	policy := policyFor(o.Rule, port.Number, subset)
@@ -73,14 +73,14 @@ func withServices(s *structpb.Struct, o *mesh.Outbound) *structpb.Struct {
 }
 
 // discover says where the cluster's endpoints come from; false if it could have none, which Envoy would refuse.
-func discover(c *cluster.Cluster, service *mesh.Service, endpoints *mesh.Endpoints, port mesh.Port, subset mesh.Subset) bool {
-	kind := cluster.Cluster_EDS
+func discover(c *cluster.Cluster, o *mesh.Outbound, endpoints *mesh.Endpoints, port mesh.Port, subset mesh.Subset) bool {
+	kind, service := cluster.Cluster_EDS, o.Service
 	switch {
 	case service.Resolution == mesh.DNS:
 		kind = cluster.Cluster_STRICT_DNS
 	case service.Resolution == mesh.DNSRoundRobin:
 		kind = cluster.Cluster_LOGICAL_DNS
-	case service.Resolution == mesh.Passthrough, service.Headless:
+	case passesThrough(o):
 		kind = cluster.Cluster_ORIGINAL_DST
 		c.LbPolicy = cluster.Cluster_CLUSTER_PROVIDED
 	}
@@ -104,6 +104,12 @@ func discover(c *cluster.Cluster, service *mesh.Service, endpoints *mesh.Endpoin
 		c.RespectDnsTtl = true
 	}
 	return true
+}
+
+// passesThrough says that connections go where the caller meant: to a pod of a headless service, or to any host of an entry
+// without resolution. A gateway's callers meant the gateway.
+func passesThrough(o *mesh.Outbound) bool {
+	return !o.Edge && (o.Service.Resolution == mesh.Passthrough || o.Service.Headless)
 }
 
 // policyFor is the traffic policy of a port of a subset: the subset's blocks over the rule's, and a port's own settings

@@ -13,7 +13,7 @@ import (
 
 // loadAssignments makes the endpoints of a host's clusters, one resource a cluster.
 func loadAssignments(o *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
-	if o == nil || o.Service == nil || o.Service.Resolution != mesh.Static || o.Service.Headless {
+	if o == nil || o.Service == nil || o.Service.Resolution == mesh.DNS || o.Service.Resolution == mesh.DNSRoundRobin || passesThrough(o) {
 		return nil
 	}
 	var out []*Resource

@@ -31,6 +31,7 @@ type clusterKey struct {
 	service   *mesh.Service
 	rule      *mesh.DestinationRule
 	mtls      bool
+	edge      bool
 	endpoints *mesh.Endpoints // nil where the cluster does not hold them
 }
 
@@ -38,6 +39,7 @@ type endpointKey struct {
 	service   *mesh.Service
 	rule      *mesh.DestinationRule
 	endpoints *mesh.Endpoints
+	edge      bool
 }
 
 type partKey struct {

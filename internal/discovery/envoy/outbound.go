@@ -112,7 +112,7 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 }
 
 func (o *Outbound) madeClusters(outbound *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
-	key := clusterKey{config: o.config, service: outbound.Service, rule: outbound.Rule, mtls: outbound.MTLS}
+	key := clusterKey{config: o.config, service: outbound.Service, rule: outbound.Rule, mtls: outbound.MTLS, edge: outbound.Edge}
 	if outbound.Service != nil && outbound.Service.Resolution != mesh.Static {
 		key.endpoints = endpoints
 	}
@@ -123,7 +123,7 @@ func (o *Outbound) madeEndpoints(outbound *mesh.Outbound, endpoints *mesh.Endpoi
 	if outbound == nil {
 		return nil
 	}
-	key := endpointKey{outbound.Service, outbound.Rule, endpoints}
+	key := endpointKey{outbound.Service, outbound.Rule, endpoints, outbound.Edge}
 	return remember(o.memo.host(outbound.Host, false).endpoints, key, func() []*Resource { return loadAssignments(outbound, endpoints) })
 }
 

@@ -14,6 +14,8 @@ type Outbound struct {
 	Routes *VirtualService
 	// Rule is the DestinationRule that applies, merged, or nil.
 	Rule *DestinationRule
+	// Edge says that it is for a gateway: what comes there has no original destination inside the mesh.
+	Edge bool
 	// MTLS says that the service's workloads are expected to take mutual TLS.
 	MTLS bool
 }

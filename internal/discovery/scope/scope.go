@@ -20,6 +20,8 @@ type Key struct {
 	Tests string
 	// Flavour is the build of Envoy, which decides how some of it is said.
 	Flavour mesh.Flavour
+	// Edge says that the proxies are gateways.
+	Edge bool
 }
 
 // KeyOf computes a proxy's key.
@@ -31,7 +33,7 @@ func KeyOf(w *world.World, proxy *mesh.Proxy) Key {
 		}
 		return false
 	})
-	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Flavour: proxy.Flavour}
+	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router}
 }
 
 // Scope is the hosts that the proxies of a key can call. It is immutable.
@@ -157,7 +159,7 @@ func (s *Scope) outbound(w *world.World, host string) *mesh.Outbound {
 	if service == nil && routes == nil {
 		return nil
 	}
-	out := &mesh.Outbound{Host: host, Service: service, Domains: []string{host}}
+	out := &mesh.Outbound{Host: host, Service: service, Domains: []string{host}, Edge: s.Edge}
 	if routes != nil {
 		out.Routes = s.forCaller(routes)
 	}
