@@ -48,7 +48,7 @@ const (
 	scheme     = "kubernetes://"
 	authority  = "-cacert"
 	allowedFor = 5 * time.Minute
-	deniedFor  = time.Minute
+	deniedFor  = 5 * time.Second // a role that is made later must not wait long
 )
 
 // New makes a store that calls changed when a secret is another one.
@@ -196,10 +196,14 @@ func (s *Store) mayRead(ctx context.Context, caller Caller) bool {
 		slog.Warn("SDS: cannot ask who may read secrets", "account", caller.Account, "namespace", caller.Namespace, "error", err)
 		return false
 	}
+	denied := ok && !known.ok // before as well
 	known = verdict{answer.Status.Allowed, now.Add(deniedFor)}
 	if known.ok {
 		known.until = now.Add(allowedFor)
 	} else {
+		time.AfterFunc(deniedFor, s.changed) // who was refused asks again
+	}
+	if !known.ok && !denied {
 		slog.Warn("SDS: a gateway may not read secrets; its service account needs a role to list them", "account", caller.Account, "namespace", caller.Namespace)
 	}
 	s.mu.Lock()

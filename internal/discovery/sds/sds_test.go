@@ -62,7 +62,7 @@ func TestWhoGetsWhat(t *testing.T) {
 	go func() { ended <- store.Run(ctx) }()
 	t.Cleanup(func() { stop(); <-ended })
 	gateway := Caller{"default", "gateway"}
-	kubetest.Eventually(t, 10*time.Second, func() error {
+	kubetest.Eventually(t, 30*time.Second, func() error {
 		if _, ok := store.Material(ctx, gateway, "kubernetes://good"); !ok {
 			return fmt.Errorf("not there yet")
 		}
