@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -111,21 +112,9 @@ func (s *Store) put(object any, gone bool) {
 		s.secrets[name] = secret.Data
 	}
 	s.mu.Unlock()
-	if !same(before, secret.Data) || gone {
+	if !maps.EqualFunc(before, secret.Data, bytes.Equal) || gone {
 		s.changed()
 	}
-}
-
-func same(a, b map[string][]byte) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for key, value := range a {
-		if !bytes.Equal(value, b[key]) {
-			return false
-		}
-	}
-	return true
 }
 
 // Material returns what a name such as kubernetes://NAME stands for, to a caller of the same namespace that may list secrets

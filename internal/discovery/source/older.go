@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -31,7 +32,7 @@ func Decode(kind string, text []byte) (metav1.Object, error) {
 
 // modern rewrites a VirtualService: fault.abort.percent, which Istio dropped from the API after 1.0, becomes percentage.
 func modern(text []byte) ([]byte, error) {
-	if !strings.Contains(string(text), `"percent"`) {
+	if !bytes.Contains(text, []byte(`"percent"`)) {
 		return text, nil
 	}
 	var content map[string]any

@@ -52,7 +52,7 @@ func newClient(t *testing.T, server *Server, proxy *mesh.Proxy) *client {
 // connect opens a stream, and says what is held from before.
 func (c *client) connect() {
 	c.pending, c.asked = nil, [typeCount]bool{}
-	c.stream = &stream{proxy: c.proxy, awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, metrics: c.server.metrics, send: c.receive, quarantine: c.server.Quarantine}
+	c.stream = c.server.newStream(c.proxy, c.receive)
 	c.server.streams[c.stream] = struct{}{}
 	c.server.joinScope(c.stream)
 	c.stream.target.Store(c.server.targetOf(c.stream))
@@ -245,15 +245,20 @@ func (c *client) check(state *resolve.State, at string) {
 	}
 }
 
+// emptyServer serves a mesh in which there is nothing yet.
+func emptyServer() (*Server, *resolve.State) {
+	server := NewServer(NewMetrics(prometheus.NewRegistry()))
+	state := resolve.Start(resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: "istio-system", MeshConfigMap: "istio"})
+	server.world = state.World
+	return server, state
+}
+
 // TestClientsHoldWhatIsThere: whatever changes, in whatever order responses arrive and streams break, each client ends up with
 // exactly what a computation from scratch gives, without waiting for a barrier's deadline.
 func TestClientsHoldWhatIsThere(t *testing.T) {
-	options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: "istio-system", MeshConfigMap: "istio"}
 	for seed := range uint64(150) {
 		r := rand.New(rand.NewPCG(seed, 9))
-		server := NewServer(NewMetrics(prometheus.NewRegistry()))
-		state := resolve.Start(options)
-		server.world = state.World
+		server, state := emptyServer()
 		var clients []*client
 		for k, namespace := range []string{"a", "a", "b"} {
 			proxy := &mesh.Proxy{ID: fmt.Sprint(k), Kind: mesh.Sidecar, Namespace: namespace, Addresses: []string{"10.9.9.9"}, VHDS: k != 1}
@@ -289,12 +294,9 @@ func TestClientsHoldWhatIsThere(t *testing.T) {
 // TestRejectedResourcesStopNoOther: a client that refuses some resources, by name or without a word, gets all others, and is not
 // asked again and again.
 func TestRejectedResourcesStopNoOther(t *testing.T) {
-	options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: "istio-system", MeshConfigMap: "istio"}
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 11))
-		server := NewServer(NewMetrics(prometheus.NewRegistry()))
-		state := resolve.Start(options)
-		server.world = state.World
+		server, state := emptyServer()
 		c := newClient(t, server, &mesh.Proxy{ID: "picky", Kind: mesh.Sidecar, Namespace: "a", VHDS: true})
 		c.silent = seed%2 == 0
 		c.rejects = func(name string) bool { return strings.Contains(name, "o1") }

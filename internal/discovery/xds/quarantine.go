@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -155,9 +154,4 @@ func (s *stream) allowed(i int, resources []*envoy.Resource) []*envoy.Resource {
 		return out
 	}
 	return resources
-}
-
-// String is a line for people.
-func (r Rejection) String() string {
-	return fmt.Sprintf("%s %s is rejected by Envoy %s: %s", r.Type, r.Name, r.Build, r.Error)
 }

@@ -31,6 +31,7 @@ func (s *Server) SecretsChanged() {
 	defer s.mu.Unlock()
 	for st := range s.streams {
 		if st.watchesSecrets.Load() {
+			st.secretsStale.Store(true)
 			st.wake()
 		}
 	}
@@ -48,6 +49,9 @@ func (s *stream) handleSecrets(request *discovery.DeltaDiscoveryRequest) error {
 	for _, name := range request.ResourceNamesSubscribe {
 		s.secrets.versions[name] = request.InitialResourceVersions[name]
 	}
+	if len(request.ResourceNamesSubscribe) > 0 {
+		s.secretsStale.Store(true)
+	}
 	for _, name := range request.ResourceNamesUnsubscribe {
 		delete(s.secrets.versions, name)
 	}
@@ -61,10 +65,10 @@ func (s *stream) handleSecrets(request *discovery.DeltaDiscoveryRequest) error {
 	return s.pushSecrets()
 }
 
-// pushSecrets sends the secrets that are new or other ones. One that is gone stays with the proxy: to take it away would close a
+// pushSecrets sends the secrets that are new or other ones, if there can be any: to read one is to check its key. One that is gone stays with the proxy: to take it away would close a
 // port that works.
 func (s *stream) pushSecrets() error {
-	if s.secrets == nil || s.secrets.nonce != "" {
+	if s.secrets == nil || s.secrets.nonce != "" || !s.secretsStale.Swap(false) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), secretTimeout)

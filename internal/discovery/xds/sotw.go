@@ -40,7 +40,7 @@ func (e *endpoint) StreamAggregatedResources(rpc discovery.AggregatedDiscoverySe
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	st := &wholeStream{stream: &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), metrics: e.metrics, quarantine: e.Quarantine}, send: rpc.Send}
+	st := &wholeStream{stream: e.newStream(proxy, nil), send: rpc.Send}
 	if err := e.admit(rpc.Context(), st.stream); err != nil {
 		return err
 	}

@@ -40,6 +40,7 @@ type stream struct {
 	secretSource   SecretSource
 	secrets        *secretState
 	watchesSecrets atomic.Bool
+	secretsStale   atomic.Bool // some may be other ones than were sent
 
 	reportMu sync.Mutex
 	reports  [typeCount]TypeReport
@@ -61,6 +62,14 @@ type typeState struct {
 	answered   bool
 }
 
+// newStream is a stream of a proxy that has asked for nothing yet.
+func (s *Server) newStream(proxy *mesh.Proxy, send func(*response) error) *stream {
+	return &stream{
+		proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{},
+		send: send, metrics: s.metrics, quarantine: s.Quarantine, secretSource: s.Secrets,
+	}
+}
+
 func (s *stream) wake() {
 	select {
 	case s.awake <- struct{}{}:
@@ -78,7 +87,7 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	st := &stream{proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{}, send: sender(rpc), metrics: e.metrics, quarantine: e.Quarantine, secretSource: e.Secrets}
+	st := e.newStream(proxy, sender(rpc))
 	if err := e.admit(rpc.Context(), st); err != nil {
 		return err
 	}
