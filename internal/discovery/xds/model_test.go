@@ -35,6 +35,9 @@ type client struct {
 	wants    [typeCount]map[string]bool // endpoints and tables
 	asked    [typeCount]bool
 	received int // resources
+	// warming are clusters that wait for their endpoints. Envoy acknowledges no clusters until there are none: owed is what it will.
+	warming map[string]bool
+	owed    string
 	// rejects says what this build of Envoy does not take; silent says that it does not name it.
 	rejects func(name string) bool
 	silent  bool
@@ -52,6 +55,7 @@ func newClient(t *testing.T, server *Server, proxy *mesh.Proxy) *client {
 // connect opens a stream, and says what is held from before.
 func (c *client) connect() {
 	c.pending, c.asked = nil, [typeCount]bool{}
+	c.warming, c.owed = map[string]bool{}, ""
 	c.stream = c.server.newStream(c.proxy, c.receive)
 	c.server.streams[c.stream] = struct{}{}
 	c.server.joinScope(c.stream)
@@ -128,13 +132,21 @@ func (c *client) deliver() {
 			if err := r.Resource.UnmarshalTo(body); err != nil {
 				c.t.Fatal(err)
 			}
+			if delete(c.warming, r.Name); body.GetType() == cluster.Cluster_EDS {
+				c.warming[r.Name] = true
+			}
 			c.want(endpointIndex, r.Name, body.GetType() == cluster.Cluster_EDS)
+		case endpointIndex:
+			delete(c.warming, r.Name)
 		case listenerIndex:
 			c.wantTables(r)
 		}
 	}
 	for _, name := range message.RemovedResources {
 		delete(c.held[i], name)
+		if i <= endpointIndex {
+			delete(c.warming, name)
+		}
 		if i == clusterIndex {
 			c.want(endpointIndex, name, false)
 		}
@@ -142,7 +154,16 @@ func (c *client) deliver() {
 			c.lose(name)
 		}
 	}
-	c.handle(&discovery.DeltaDiscoveryRequest{TypeUrl: message.TypeUrl, ResponseNonce: message.Nonce})
+	if i == clusterIndex {
+		c.owed = message.Nonce
+	} else {
+		c.handle(&discovery.DeltaDiscoveryRequest{TypeUrl: message.TypeUrl, ResponseNonce: message.Nonce})
+	}
+	if c.owed != "" && len(c.warming) == 0 {
+		nonce := c.owed
+		c.owed = ""
+		c.handle(&discovery.DeltaDiscoveryRequest{TypeUrl: envoy.ClusterType, ResponseNonce: nonce})
+	}
 	if i == routeIndex && c.proxy.VHDS && !c.asked[hostIndex] && len(c.held[routeIndex]) > 0 {
 		c.ask(hostIndex, nil, nil)
 	}
@@ -261,7 +282,7 @@ func TestClientsHoldWhatIsThere(t *testing.T) {
 		server, state := emptyServer()
 		var clients []*client
 		for k, namespace := range []string{"a", "a", "b"} {
-			proxy := &mesh.Proxy{ID: fmt.Sprint(k), Kind: mesh.Sidecar, Namespace: namespace, Addresses: []string{"10.9.9.9"}, VHDS: k != 1}
+			proxy := &mesh.Proxy{ID: fmt.Sprint(k), Kind: mesh.SidecarProxy, Namespace: namespace, Addresses: []string{"10.9.9.9"}, VHDS: k != 1}
 			clients = append(clients, newClient(t, server, proxy))
 		}
 		clients[0].proxy.Labels = map[string]string{"app": "client"}
@@ -297,7 +318,7 @@ func TestRejectedResourcesStopNoOther(t *testing.T) {
 	for seed := range uint64(60) {
 		r := rand.New(rand.NewPCG(seed, 11))
 		server, state := emptyServer()
-		c := newClient(t, server, &mesh.Proxy{ID: "picky", Kind: mesh.Sidecar, Namespace: "a", VHDS: true})
+		c := newClient(t, server, &mesh.Proxy{ID: "picky", Kind: mesh.SidecarProxy, Namespace: "a", VHDS: true})
 		c.silent = seed%2 == 0
 		c.rejects = func(name string) bool { return strings.Contains(name, "o1") }
 		for step := range 30 {
@@ -327,7 +348,7 @@ func TestReconnectSendsNothing(t *testing.T) {
 	}
 	state, dirty := resolve.Next(resolve.Start(resolve.Options{Domain: "cluster.local"}), changes)
 	server.Update(state.World, dirty)
-	c := newClient(t, server, &mesh.Proxy{Kind: mesh.Sidecar, Namespace: "a", VHDS: true})
+	c := newClient(t, server, &mesh.Proxy{Kind: mesh.SidecarProxy, Namespace: "a", VHDS: true})
 	c.check(state, "at first")
 	if c.received == 0 {
 		t.Fatal("nothing was sent at all")

@@ -79,7 +79,8 @@ func (s *stream) push(i int, target *target, remove bool) error {
 		resources = s.changes(i, t, target)
 	}
 	resources = s.allowed(i, s.shaped(i, resources))
-	removed := []string(nil)
+	removed := t.absent
+	t.absent = nil
 	if remove {
 		removed = slices.Sorted(maps.Keys(t.doomed))
 		clear(t.doomed)
@@ -108,8 +109,8 @@ func (s *stream) changes(i int, t *typeState, target *target) []*envoy.Resource 
 		changed = slices.DeleteFunc(changed, func(r *envoy.Resource) bool { return !t.subscribed.has(r.Name) })
 	}
 	for _, name := range removed {
-		if _, there := get(now, name); !there && (t.wildcard || t.subscribed.has(name)) {
-			t.doomed[name] = true
+		if _, there := get(now, name); !there && i != endpointIndex && (t.wildcard || t.subscribed.has(name)) {
+			t.doomed[name] = true // endpoints go with their cluster
 		}
 	}
 	if i == routeIndex && !s.proxy.VHDS {
@@ -130,7 +131,8 @@ func (s *stream) changes(i int, t *typeState, target *target) []*envoy.Resource 
 	return s.withFresh(i, t, now, changed)
 }
 
-// withFresh adds what the proxy waits for whatever it was sent before.
+// withFresh adds what the proxy waits for whatever it was sent before. That endpoints are not there is said at once: a cluster that is
+// to go may be one that Envoy is still warming, and until it is warm Envoy acknowledges no clusters, this one's removal included.
 func (s *stream) withFresh(i int, t *typeState, now []*envoy.Section, out []*envoy.Resource) []*envoy.Resource {
 	if len(t.fresh) == 0 {
 		return out
@@ -142,7 +144,10 @@ func (s *stream) withFresh(i int, t *typeState, now []*envoy.Section, out []*env
 		if r, there := get(now, name); there {
 			out = append(out, r)
 			delete(t.fresh, name)
-		} else if i == endpointIndex || i == routeIndex {
+		} else if i == endpointIndex {
+			t.absent = append(t.absent, name)
+			delete(t.fresh, name)
+		} else if i == routeIndex {
 			t.doomed[name] = true // say that it is not there; if it comes, it is sent
 			delete(t.fresh, name)
 		}

@@ -54,6 +54,7 @@ type typeState struct {
 	hostBase   []*envoy.Section // for whole tables: the virtual hosts that they were made of
 	fresh      map[string]bool  // subscribed and not sent yet, whatever base says
 	doomed     map[string]bool  // to be removed when nothing uses it any more
+	absent     []string         // endpoints that were asked for and are not there, to be said so at once
 	held       *holding         // of virtual hosts: what the proxy brought along, until its tables are opened
 	nonce      string           // of the response that is not acknowledged yet
 	sent       []*envoy.Resource
