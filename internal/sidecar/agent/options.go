@@ -83,8 +83,21 @@ func (o Options) bootstrap() bootstrap.Options {
 	return bootstrap.Options{
 		Kind: o.Kind, Address: o.Environment["INSTANCE_IP"], Pod: o.Environment["POD_NAME"], Namespace: o.Environment["POD_NAMESPACE"],
 		Domain: o.Domain, Service: o.service(), Metadata: o.metadata(), XDSSocket: o.xdsSocket(), SDSSocket: o.SDSSocket,
-		AdminPort: adminPort, StatusPort: o.StatusPort, ReadyPort: 15021, PrometheusPort: 15090,
+		Stats: o.stats(), AdminPort: adminPort, StatusPort: o.StatusPort, ReadyPort: 15021, PrometheusPort: 15090,
 	}
+}
+
+// stats are the statistics that the pod's annotations ask for.
+func (o Options) stats() bootstrap.Stats {
+	annotations, _ := readDownward(filepath.Join(o.PodInfo, "annotations"))
+	list := func(name string) []string {
+		text := annotations["sidecar.istio.io/"+name]
+		if text == "" {
+			return nil
+		}
+		return strings.Split(text, ",")
+	}
+	return bootstrap.Stats{Prefixes: list("statsInclusionPrefixes"), Suffixes: list("statsInclusionSuffixes"), Regexps: list("statsInclusionRegexps")}
 }
 
 // service is the node's cluster: APP.NAMESPACE, or the workload's name.

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -97,7 +99,7 @@ func (s *secrets) serve(ctx context.Context) error {
 	return serveUntil(ctx, server, listener)
 }
 
-// StreamSecrets answers `default` (the certificate and key) and `ROOTCA`, now and at each change.
+// StreamSecrets answers `default` (the certificate and key), `ROOTCA` and the secrets of files, now and at each change.
 func (s *secrets) StreamSecrets(rpc secretservice.SecretDiscoveryService_StreamSecretsServer) error {
 	requests := make(chan *discovery.DiscoveryRequest)
 	failed := make(chan error, 1)
@@ -116,25 +118,27 @@ func (s *secrets) StreamSecrets(rpc secretservice.SecretDiscoveryService_StreamS
 		}
 	}()
 	var names []string
-	var sent *identity.Certificate
+	var sent []byte
+	var poll <-chan time.Time
 	version := 0
 	for {
 		certificate, changed, _ := s.state()
-		if certificate != nil && certificate != sent && len(names) > 0 {
+		response, contents, err := secretResponse(names, certificate, strconv.Itoa(version+1))
+		if err != nil {
+			return err
+		}
+		if len(response.Resources) > 0 && !bytes.Equal(contents, sent) {
 			version++
-			response, err := secretResponse(names, certificate, strconv.Itoa(version))
-			if err != nil {
-				return err
-			}
 			if err := rpc.Send(response); err != nil {
 				return err
 			}
-			sent = certificate
+			sent = contents
 		}
 		select {
 		case err := <-failed:
 			return err
 		case <-changed:
+		case <-poll:
 		case request := <-requests:
 			if request.ErrorDetail != nil {
 				slog.Error("SDS: Envoy rejected a secret", "error", request.ErrorDetail.Message)
@@ -142,29 +146,53 @@ func (s *secrets) StreamSecrets(rpc secretservice.SecretDiscoveryService_StreamS
 			if len(names) == 0 {
 				names = request.ResourceNames
 			}
+			if poll == nil && slices.ContainsFunc(names, isFile) {
+				ticker := time.NewTicker(filePoll)
+				defer ticker.Stop()
+				poll = ticker.C
+			}
 		}
 	}
 }
 
-func secretResponse(names []string, c *identity.Certificate, version string) (*discovery.DiscoveryResponse, error) {
-	response := &discovery.DiscoveryResponse{TypeUrl: secretType, VersionInfo: version, Nonce: version}
+// secretResponse answers for names; what is not there yet is left out. contents are equal for equal secrets.
+func secretResponse(names []string, c *identity.Certificate, version string) (response *discovery.DiscoveryResponse, contents []byte, err error) {
+	response = &discovery.DiscoveryResponse{TypeUrl: secretType, VersionInfo: version, Nonce: version}
 	for _, name := range names {
-		secret := &tls.Secret{Name: name}
-		switch name {
-		case "default":
-			secret.Type = &tls.Secret_TlsCertificate{TlsCertificate: &tls.TlsCertificate{CertificateChain: bytesOf(c.ChainPEM), PrivateKey: bytesOf(c.KeyPEM)}}
-		case "ROOTCA":
-			secret.Type = &tls.Secret_ValidationContext{ValidationContext: &tls.CertificateValidationContext{TrustedCa: bytesOf(c.RootPEM)}}
-		default:
+		secret := secretNamed(name, c)
+		if secret == nil {
 			continue
 		}
 		body, err := anypb.New(secret)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		response.Resources = append(response.Resources, body)
+		contents = append(contents, body.Value...)
 	}
-	return response, nil
+	return response, contents, nil
+}
+
+func secretNamed(name string, c *identity.Certificate) *tls.Secret {
+	switch {
+	case isFile(name):
+		return fileSecret(name)
+	case c == nil:
+		return nil
+	case name == "default":
+		return certificateSecret(name, c.ChainPEM, c.KeyPEM)
+	case name == "ROOTCA":
+		return rootSecret(name, c.RootPEM)
+	}
+	return nil
+}
+
+func certificateSecret(name string, chain, key []byte) *tls.Secret {
+	return &tls.Secret{Name: name, Type: &tls.Secret_TlsCertificate{TlsCertificate: &tls.TlsCertificate{CertificateChain: bytesOf(chain), PrivateKey: bytesOf(key)}}}
+}
+
+func rootSecret(name string, root []byte) *tls.Secret {
+	return &tls.Secret{Name: name, Type: &tls.Secret_ValidationContext{ValidationContext: &tls.CertificateValidationContext{TrustedCa: bytesOf(root)}}}
 }
 
 func bytesOf(text []byte) *core.DataSource {

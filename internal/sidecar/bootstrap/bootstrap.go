@@ -24,7 +24,12 @@ type Options struct {
 	StatusPort           int // 15020, the agent's
 	ReadyPort            int // 15021
 	PrometheusPort       int // 15090
+	// Stats are further statistics to keep.
+	Stats Stats
 }
+
+// Stats says which statistics are kept, by parts of their names.
+type Stats struct{ Prefixes, Suffixes, Regexps []string }
 
 // NodeID is TYPE~IP~POD.NAMESPACE~DOMAIN.
 func (o Options) NodeID() string {
@@ -44,7 +49,7 @@ func JSON(o Options) ([]byte, error) {
 			object{"name": "static", "static_layer": object{"re2.max_program_size.error_level": 32768}},
 			object{"name": "admin", "admin_layer": object{}},
 		}},
-		"stats_config": statsConfig(),
+		"stats_config": statsConfig(o.Stats),
 		"admin":        object{"address": socket("127.0.0.1", o.AdminPort), "ignore_global_conn_limit": true},
 		"dynamic_resources": object{
 			"lds_config": adsSource(), "cds_config": adsSource(),
@@ -117,13 +122,21 @@ func forward(name string, port int, path, cluster string) object {
 }
 
 // statsConfig keeps what the mesh's tools read: a thousand services have a thousand times Envoy's own cluster statistics.
-func statsConfig() object {
+func statsConfig(more Stats) object {
 	var patterns []any
 	for _, prefix := range []string{"reporter=", "cluster_manager", "listener_manager", "http_mixer_filter", "tcp_mixer_filter", "server", "cluster.xds-grpc", "http.inbound_", "http.outbound_", "tcp.", "vhost.", "istio"} {
 		patterns = append(patterns, object{"prefix": prefix})
 	}
 	for _, suffix := range []string{"ssl_context_update_by_sds", "update_rejected", "ssl.handshake", "ssl.fail_verify_san"} {
 		patterns = append(patterns, object{"suffix": suffix})
+	}
+	for kind, list := range map[string][]string{"prefix": more.Prefixes, "suffix": more.Suffixes} {
+		for _, text := range list {
+			patterns = append(patterns, object{kind: text})
+		}
+	}
+	for _, text := range more.Regexps {
+		patterns = append(patterns, object{"safe_regex": object{"regex": text}})
 	}
 	return object{"use_all_default_tags": false, "stats_matcher": object{"inclusion_list": object{"patterns": patterns}}}
 }
