@@ -8,9 +8,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
+	"github.com/slipway-mesh/slipway/internal/discovery/jwks"
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
 	"github.com/slipway-mesh/slipway/internal/discovery/sds"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
@@ -21,6 +24,7 @@ import (
 type Engine struct {
 	Server  *xds.Server
 	secrets *sds.Store
+	keys    *jwks.Reader
 	source  *source.Source
 	queue   *source.Queue
 	state   atomic.Pointer[resolve.State]
@@ -36,7 +40,10 @@ func NewEngine(watch source.Options, options resolve.Options, registry prometheu
 		return nil, err
 	}
 	server := xds.NewServer(xds.NewMetrics(registry))
-	e := &Engine{Server: server, secrets: sds.New(watch.Kube, server.SecretsChanged), source: from, queue: queue, start: options,
+	tell := func(from, keys string) {
+		queue.Add(source.Change{Kind: resolve.KeySet, Name: from, Object: &mesh.KeySet{Text: keys}})
+	}
+	e := &Engine{Server: server, keys: jwks.New(tell), secrets: sds.New(watch.Kube, server.SecretsChanged), source: from, queue: queue, start: options,
 		update: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "pilot_pushcontext_init_seconds", Help: "Time to bring the mesh and all views up to date.",
 			Buckets: []float64{.0005, .001, .005, .01, .05, .1, .5, 1, 5}})}
 	registry.MustRegister(e.update)
@@ -67,15 +74,32 @@ func (e *Engine) Run(ctx context.Context) error {
 	dirty.All = true
 	e.state.Store(state)
 	e.Server.Update(state.World, dirty)
+	e.wantKeys(ctx, nil)
 	slog.Info("the mesh is known", "services", state.World.Services.Len(), "problems", len(state.Problems()))
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-e.queue.Ready():
+			before := e.state.Load().World.KeySources
 			e.step()
+			e.wantKeys(ctx, before)
 		}
 	}
+}
+
+// wantKeys follows the key sources that rules name, if they are others than before.
+func (e *Engine) wantKeys(ctx context.Context, before *iradix.Tree[int]) {
+	now := e.state.Load().World.KeySources
+	if now == before {
+		return
+	}
+	var sources []string
+	now.Root().Walk(func(key []byte, _ int) bool {
+		sources = append(sources, string(key))
+		return false
+	})
+	e.keys.Want(ctx, sources)
 }
 
 // step takes all that is pending at once: when idle a change goes through at once, and under load what comes while one

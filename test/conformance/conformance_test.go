@@ -56,6 +56,8 @@ type backend struct {
 type answer struct {
 	Version, Path, Host string
 	From                string // address of the caller
+	Port                string // that answered
+	ServerName          string // that the caller asked for, where the application itself ended TLS
 	Client              string // DNS name in the certificate of the caller, where the application itself asked for one
 	Headers             http.Header
 }
@@ -81,10 +83,23 @@ func (b *backend) serve(t testing.TB, listener net.Listener) {
 			http.Error(w, "told to fail", http.StatusServiceUnavailable)
 			return
 		}
-		_ = json.NewEncoder(w).Encode(answer{Version: b.name, Path: r.URL.RequestURI(), Host: r.Host, From: r.RemoteAddr, Client: clientName(r), Headers: r.Header})
+		_ = json.NewEncoder(w).Encode(answer{Version: b.name, Path: r.URL.RequestURI(), Host: r.Host, From: r.RemoteAddr, Port: localPort(r), ServerName: serverName(r), Client: clientName(r), Headers: r.Header})
 	})}
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(func() { _ = server.Close() })
+}
+
+func localPort(r *http.Request) string {
+	address, _ := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	_, port, _ := net.SplitHostPort(address.String())
+	return port
+}
+
+func serverName(r *http.Request) string {
+	if r.TLS == nil {
+		return ""
+	}
+	return r.TLS.ServerName
 }
 
 func clientName(r *http.Request) string {

@@ -3,11 +3,9 @@ package conformance
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -80,24 +78,17 @@ func whileBusy(m *mesh) (fast int, err error) {
 	return count(list, "v2"), err
 }
 
+// ofSelected is a DestinationRule for the callers that have labels; it goes before all others for them.
+func ofSelected(labels, settings string) string {
+	return "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: selected}\nspec: {host: reviews, workloadSelector: {matchLabels: " + labels + "}, trafficPolicy: " + settings + "}\n"
+}
+
 func destinationRules(t *testing.T, m *mesh) []feature {
 	plainRule := withPolicy("")
-	policy := func(name, proves, with string, check func(*mesh) error) feature {
-		return feature{name: "DestinationRule " + name, proves: proves, with: withPolicy(with), without: plainRule, check: check}
-	}
 	const balancer = "DestinationRule.trafficPolicy.loadBalancer."
-	chain, key := outsideCA(t).issue(t, "client.test")
-	for name, text := range map[string]string{"root.pem": outsideCA(t).pem, "chain.pem": chain, "key.pem": key} {
-		m.pods.client.Write(t, filepath.Join(m.pods.client.Dir(), name), text)
-	}
-	at := m.pods.outside.Address + ":80" // where nobody listens: what goes there past the rule is refused at once
-	files := func(name string) string { return filepath.Join(m.pods.client.Dir(), name) }
-	secure := func(name, proves, settings string, check func(*mesh) error) feature {
-		return feature{name: "DestinationRule tls " + name, proves: proves, check: check,
-			with: secureEntry(m.pods.outside) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secure}\nspec: {host: secure.test, trafficPolicy: {tls: " + settings + "}}\n"}
-	}
+	at := m.pods.outside.Address + ":80"
+	client := m.pods.client
 	return []feature{
-		policy("ROUND_ROBIN", balancer+"simple", "{loadBalancer: {simple: ROUND_ROBIN}}", alternate),
 		{name: "DestinationRule LEAST_REQUEST", proves: balancer + "simple", with: withPolicy("{loadBalancer: {simple: LEAST_REQUEST}}"), without: withPolicy("{loadBalancer: {simple: ROUND_ROBIN}}"), check: func(m *mesh) error {
 			fast, err := whileBusy(m)
 			// Of two picks at random, the same one may come twice: three quarters go to the idle one.
@@ -108,82 +99,46 @@ func destinationRules(t *testing.T, m *mesh) []feature {
 			first := count(list, "v1")
 			return orErr(err, expect(first > 10 && first < 50 && alternate(m) != nil, "served by %v", list))
 		}},
-		policy("PASSTHROUGH", balancer+"simple", "{loadBalancer: {simple: PASSTHROUGH}}", times(10, func(m *mesh) error {
+		{name: "DestinationRule PASSTHROUGH", proves: balancer + "simple", with: withPolicy("{loadBalancer: {simple: PASSTHROUGH}}"), without: plainRule, check: times(10, func(m *mesh) error {
 			return servedFrom(m, m.pods.client, "v2", m.pods.v2.Address+":8082", "reviews", "/")
-		})),
-		policy("consistentHash by header", balancer+"consistentHash.httpHeaderName", "{loadBalancer: {consistentHash: {httpHeaderName: x-user}}}", func(m *mesh) error {
-			seen := map[string]bool{}
-			for user := range 8 { // each user stays at one, and not all at the same
-				list, err := versions(m, 6, reviewsIP+":80", "x-user", fmt.Sprint("user", user))
-				if err != nil || count(list, list[0]) != len(list) {
-					return errors.Join(err, fmt.Errorf("user %d is served by %v", user, list))
-				}
-				seen[list[0]] = true
-			}
-			return expect(len(seen) == 2, "all users are served by %v", seen)
-		}),
-		policy("connectionPool", "DestinationRule.trafficPolicy.connectionPool.tcp.maxConnections DestinationRule.trafficPolicy.connectionPool.http.http1MaxPendingRequests",
-			"{connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}}", func(m *mesh) error {
-				refused := m.burst(8)
-				return expect(refused > 0, "no request was refused")
-			}),
-		policy("outlierDetection", "DestinationRule.trafficPolicy.outlierDetection.consecutive5xxErrors DestinationRule.trafficPolicy.outlierDetection.interval DestinationRule.trafficPolicy.outlierDetection.maxEjectionPercent",
-			"{outlierDetection: {consecutive5xxErrors: 2, interval: 0.1s, baseEjectionTime: 2s, maxEjectionPercent: 100}}", func(m *mesh) error {
-				m.backends["v1"].fail.Store(1 << 30)
-				defer m.backends["v1"].fail.Store(0)
-				time.Sleep(2200 * time.Millisecond) // an ejection of an earlier attempt is over
-				if _, err := versions(m, 30, reviewsIP+":80"); err != nil {
-					return err
-				}
-				before := m.backends["v1"].hits.Load()
-				_, err := versions(m, 10, reviewsIP+":80")
-				return orErr(err, expect(m.backends["v1"].hits.Load() == before, "the one that fails is still asked"))
-			}),
-		policy("tls DISABLE", "DestinationRule.trafficPolicy.tls.mode", "{tls: {mode: DISABLE}}", func(m *mesh) error {
-			got, err := peer(m)
-			return orErr(err, expect(got == "", "the server's proxy saw %q", got))
-		}),
-		{name: "DestinationRule tls ISTIO_MUTUAL", proves: "DestinationRule.trafficPolicy.tls.mode", with: withPolicy("{tls: {mode: ISTIO_MUTUAL}}"), without: withPolicy("{tls: {mode: DISABLE}}"), check: func(m *mesh) error {
-			got, err := peer(m)
-			return orErr(err, expect(strings.Contains(got, clientIdentity), "the server's proxy saw %q", got))
+		})},
+		{name: "DestinationRule subset by labels", proves: "DestinationRule.subsets.labels DestinationRule.host", with: plainRule + "---\n" + forMesh(httpToV2), without: strings.Replace(plainRule, "version: v2", "app: reviews", 1) + "---\n" + forMesh(httpToV2),
+			check: func(m *mesh) error { return only(m, 12, "v2") }},
+		{name: "DestinationRule exportTo", proves: "DestinationRule.exportTo", with: exported("[.]"), without: exported("[\"*\"]"), check: func(m *mesh) error {
+			response, _, err := m.from(m.pods.other, reviewsIP+":80", "reviews.default", "/")
+			return orErr(err, expect(response != nil && response.StatusCode == http.StatusOK, "another namespace follows the rule"))
 		}},
-		policy("of a port", "DestinationRule.trafficPolicy.portLevelSettings.loadBalancer.simple", "{portLevelSettings: [{port: {number: 80}, loadBalancer: {simple: ROUND_ROBIN}}]}", alternate),
-		{name: "DestinationRule of a subset", proves: "DestinationRule.subsets.trafficPolicy.loadBalancer.simple", with: strings.Replace(plainRule, "{name: v2, labels: {version: v2}}", "{name: v2, labels: {app: reviews}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}", 1) + "---\n" + forMesh(httpToV2),
-			without: plainRule + "---\n" + forMesh(httpToV2), check: alternate},
-		secure("SIMPLE", "DestinationRule.trafficPolicy.tls.mode DestinationRule.trafficPolicy.tls.caCertificates DestinationRule.trafficPolicy.tls.sni",
-			"{mode: SIMPLE, caCertificates: "+files("root.pem")+", sni: secure.test, subjectAltNames: [secure.test]}", served("outside", at, "secure.test", "/")),
-		secure("MUTUAL", "DestinationRule.trafficPolicy.tls.clientCertificate DestinationRule.trafficPolicy.tls.privateKey",
-			"{mode: MUTUAL, caCertificates: "+files("root.pem")+", clientCertificate: "+files("chain.pem")+", privateKey: "+files("key.pem")+", sni: secure.test}", func(m *mesh) error {
-				_, got, err := m.from(m.pods.client, at, "secure.test", "/")
-				return orErr(err, expect(got.Client == "client.test", "the server saw the client %q", got.Client))
-			}),
-		{name: "DestinationRule tls subjectAltNames", proves: "DestinationRule.trafficPolicy.tls.subjectAltNames", check: func(m *mesh) error {
-			response, _, err := m.from(m.pods.client, at, "secure.test", "/")
-			return orErr(err, expect(response != nil && response.StatusCode == http.StatusServiceUnavailable, "a server of another name is talked to"))
-		}, with: secureEntry(m.pods.outside) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secure}\nspec: {host: secure.test, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: " + files("root.pem") + ", subjectAltNames: [nobody.test]}}}\n",
-			without: secureEntry(m.pods.outside) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secure}\nspec: {host: secure.test, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: " + files("root.pem") + ", subjectAltNames: [secure.test]}}}\n"},
+		{name: "DestinationRule workloadSelector", proves: "DestinationRule.workloadSelector.matchLabels", with: ofSelected("{tier: front}", "{loadBalancer: {simple: ROUND_ROBIN}}"), without: ofSelected("{tier: back}", "{loadBalancer: {simple: ROUND_ROBIN}}"), check: alternate},
+		{name: "DestinationRule tls credentialName", proves: "DestinationRule.trafficPolicy.tls.credentialName", check: func(m *mesh) error {
+			_, got, err := m.from(client, at, "secure.test", "/")
+			return orErr(err, expect(got.Client == "client.test", "the server saw the client %q", got.Client))
+		}, with: secureEntry(m.pods.outside) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secure}\nspec: {host: secure.test, workloadSelector: {matchLabels: {tier: front}}, trafficPolicy: {tls: {mode: MUTUAL, credentialName: outside}}}\n"},
+		{name: "ServiceEntry subjectAltNames", proves: "ServiceEntry.subjectAltNames", with: withNames("[nobody.test]", client.Dir()+"/root.pem", m), without: withNames("[secure.test]", client.Dir()+"/root.pem", m), check: func(m *mesh) error {
+			response, _, err := m.from(client, at, "secure.test", "/")
+			return orErr(err, expect(response != nil && response.StatusCode == http.StatusServiceUnavailable, "the server is talked to"))
+		}},
+		{name: "DestinationRule proxyProtocol", proves: "DestinationRule.trafficPolicy.proxyProtocol.version", check: func(m *mesh) error {
+			got, err := m.tcpFrom(client, "10.88.2.3:9004", "")
+			return orErr(err, expect(strings.HasPrefix(got, "PROXY TCP4 "+client.Address+" "), "the connection began with %q", got))
+		}, with: "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: told}\nspec: {hosts: [told.test], addresses: [10.88.2.3], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 9004, name: tcp, protocol: TCP, targetPort: 9005}], endpoints: [{address: " + m.pods.outside.Address + "}]}\n" +
+			"---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: told}\nspec: {host: told.test, trafficPolicy: {proxyProtocol: {version: V1}}}\n"},
+		{name: "DestinationRule tunnel", proves: "DestinationRule.trafficPolicy.tunnel.protocol DestinationRule.trafficPolicy.tunnel.targetHost DestinationRule.trafficPolicy.tunnel.targetPort", check: func(m *mesh) error {
+			got, err := m.tcpFrom(client, "10.88.2.4:9004", "")
+			return orErr(err, expect(got == "POST far.test:4711", "the proxy was asked for %q", got))
+		}, with: "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: tunnel}\nspec: {hosts: [tunnel.test], addresses: [10.88.2.4], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 9004, name: tcp, protocol: TCP, targetPort: 9006}], endpoints: [{address: " + m.pods.outside.Address + "}]}\n" +
+			"---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: tunnel}\nspec: {host: tunnel.test, trafficPolicy: {tunnel: {protocol: POST, targetHost: far.test, targetPort: 4711}}}\n"},
 	}
 }
 
-// burst sends requests at once while both versions are slow, and counts those that the proxy refuses.
-func (m *mesh) burst(n int) (refused int) {
-	for _, name := range []string{"v1", "v2"} {
-		m.backends[name].delay.Store(300)
-		defer m.backends[name].delay.Store(0)
-	}
-	var mu sync.Mutex
-	var group sync.WaitGroup
-	for range n {
-		group.Go(func() {
-			if response, _, err := m.from(m.pods.client, reviewsIP+":80", "reviews", "/"); err == nil && response.StatusCode == http.StatusServiceUnavailable {
-				mu.Lock()
-				refused++
-				mu.Unlock()
-			}
-		})
-	}
-	group.Wait()
-	return refused
+// exported is a rule for reviews that lets nobody through, for some namespaces.
+func exported(to string) string {
+	return "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews}\nspec: {host: reviews, exportTo: " + to + ", trafficPolicy: {tls: {mode: SIMPLE, sni: nobody.test}}}\n"
+}
+
+// withNames is the host that speaks TLS, with the names that its certificate must have.
+func withNames(names, root string, m *mesh) string {
+	return strings.Replace(secureEntry(m.pods.outside), "spec:\n", "spec:\n  subjectAltNames: "+names+"\n", 1) +
+		"---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secure}\nspec: {host: secure.test, trafficPolicy: {tls: {mode: SIMPLE, caCertificates: " + root + "}}}\n"
 }
 
 // secureEntry is a host outside that speaks TLS, called in plain text on port 80.

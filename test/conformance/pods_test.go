@@ -37,11 +37,34 @@ type pods struct {
 const proxyUser = 1337
 
 // The addresses of the Services. kube-proxy is not there: only Envoy leads from them to pods.
-const reviewsIP, legacyIP = "10.0.0.50", "10.0.0.51"
+const reviewsIP, legacyIP, echoIP = "10.0.0.50", "10.0.0.51", "10.0.0.52"
+
+// podNodes are the nodes that pods say they are on: each has one of its own name.
+const podNodes = `apiVersion: v1
+kind: Node
+metadata: {name: client, labels: {topology.kubernetes.io/region: north, topology.kubernetes.io/zone: a}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: v1, labels: {topology.kubernetes.io/region: east, topology.kubernetes.io/zone: a}}
+---
+apiVersion: v1
+kind: Node
+metadata: {name: v2, labels: {topology.kubernetes.io/region: west, topology.kubernetes.io/zone: b}}
+---
+`
 
 const podServices = `apiVersion: v1
 kind: Namespace
 metadata: {name: other}
+---
+` + podNodes + `apiVersion: v1
+kind: Service
+metadata: {name: echo}
+spec:
+  clusterIP: ` + echoIP + `
+  selector: {app: reviews}
+  ports: [{name: tcp, port: 80, targetPort: 9002}]
 ---
 apiVersion: v1
 kind: Service
@@ -55,6 +78,7 @@ spec:
   - {name: tcp-misnamed, port: 8082, targetPort: 8082, appProtocol: http}
   - {name: tcp-greeting, port: 9000, targetPort: 9000}
   - {name: unnamed-tcp, port: 9002, targetPort: 9002}
+  - {name: tcp-echo, port: 9003, targetPort: 9002}
   - {name: https, port: 443, targetPort: 9443}
 ---
 apiVersion: v1
@@ -63,7 +87,7 @@ metadata: {name: legacy}
 spec:
   clusterIP: ` + legacyIP + `
   selector: {app: legacy}
-  ports: [{name: http, port: 80, targetPort: 8080}]
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: https, port: 443, targetPort: 9443}, {name: tcp, port: 9100, targetPort: 9000}, {name: http-authz, port: 8007, targetPort: 9007}]
 ---
 apiVersion: v1
 kind: Service
@@ -106,6 +130,7 @@ func startPods(t *testing.T) *mesh {
 	m.endpoints(t, "reviews", m.pods.v1, m.pods.v2)
 	m.endpoints(t, "headless", m.pods.v1, m.pods.v2)
 	m.endpoints(t, "legacy", m.pods.plain)
+	m.endpoints(t, "echo", m.pods.v1, m.pods.v2)
 	for _, p := range []*nettest.Pod{m.pods.client, m.pods.other, m.pods.v1, m.pods.v2} {
 		kubetest.Eventually(t, 30*time.Second, func() error {
 			response, _, err := m.from(p, "127.0.0.1:15021", "localhost", "/healthz/ready")
@@ -131,7 +156,27 @@ func serveAll(t *testing.T, p *nettest.Pod) *backend {
 		line, _ := bufio.NewReader(c).ReadString('\n')
 		return p.Name + " " + strings.TrimSpace(line)
 	})
+	first := func(c net.Conn) string { // what a connection begins with
+		line, _ := bufio.NewReader(c).ReadString('\n')
+		return strings.TrimSpace(line)
+	}
+	answerLines(p.Listen(t, "0.0.0.0:9005"), first)
+	tunnels(p.Listen(t, "0.0.0.0:9006"))
+	authz := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(authzServer)}
+	listener := p.Listen(t, "0.0.0.0:9007")
+	go func() { _ = authz.Serve(listener) }()
 	return b
+}
+
+// tunnels answers requests for a tunnel with what it was asked for, inside the tunnel.
+func tunnels(listener net.Listener) {
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex() // the tunnel has two directions
+		_, _ = fmt.Fprintln(w, r.Method, r.Host)
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.Copy(io.Discard, r.Body) // a tunnel is open until its caller closes it: Envoy 1.40 crashes otherwise
+	})}
+	go func() { _ = server.Serve(listener) }()
 }
 
 // answerLines writes one line to each connection.
@@ -178,11 +223,12 @@ func (m *mesh) inject(t *testing.T, p *nettest.Pod, namespace, labels string, re
 	p.Write(t, "/run/secrets/tokens/istio-token", token)
 	p.Write(t, "/run/secrets/istio/root-cert.pem", root)
 	p.Write(t, "/etc/istio/pod/labels", downward(labels))
+	p.Write(t, "/etc/istio/pod/annotations", "sidecar.istio.io/statsInclusionPrefixes=\"cluster.outbound\"\n")
 	p.Mkdir(t, "/etc/istio/proxy")
 	p.Mkdir(t, "/run/secrets/workload-spiffe-uds")
 	forward(p.Listen(t, "127.0.0.1:15012"), m.secure)
 	environment := []string{
-		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
+		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
 	}
 	p.Start(t, proxyUser, environment, agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
 }
@@ -243,14 +289,18 @@ func (m *mesh) endpoints(t *testing.T, service string, behind ...*nettest.Pod) {
 	}
 	text.WriteString("endpoints:\n")
 	for _, p := range behind {
-		fmt.Fprintf(&text, "- {addresses: [%s], conditions: {ready: true}, targetRef: {kind: Pod, namespace: default, name: %s}}\n", p.Address, p.Name)
+		fmt.Fprintf(&text, "- {addresses: [%s], conditions: {ready: true}, nodeName: %s, targetRef: {kind: Pod, namespace: default, name: %s}}\n", p.Address, p.Name, p.Name)
 	}
 	m.kube.Apply(t, text.String())
 }
 
 // from sends a request from inside a pod to an address, on a connection of its own.
 func (m *mesh) from(p *nettest.Pod, address, host, path string, headers ...string) (*http.Response, answer, error) {
-	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+	return m.fromWithin(10*time.Second, p, address, host, path, headers...)
+}
+
+func (m *mesh) fromWithin(limit time.Duration, p *nettest.Pod, address, host, path string, headers ...string) (*http.Response, answer, error) {
+	client := &http.Client{Timeout: limit, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return p.Dial(ctx, network, address)
 	}}}
 	return ask(client, "http://"+address+path, host, headers...)

@@ -153,8 +153,14 @@ func TestSidecar(t *testing.T) {
 	m := startPods(t)
 	m.base = meshConfig("{}") + "---\n" + withPolicy("")
 	m.prove(t, sidecarFeatures)
+	for _, p := range policies(t, m) {
+		m.prove(t, p.features())
+	}
 	m.prove(t, destinationRules(t, m))
 	m.prove(t, serviceEntries(t, m))
+	m.prove(t, workloads(t, m))
+	m.prove(t, l4Rules())
+	m.prove(t, sidecarObjects(m))
 	m.rejections(t)
 	t.Run("a pod without a sidecar is called in plain text", func(t *testing.T) {
 		if err := times(3, served("plain", legacyIP+":80", "legacy", "/"))(m); err != nil {

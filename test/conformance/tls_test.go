@@ -29,7 +29,7 @@ var outsideAuthority = sync.OnceValues(func() (*authority, error) {
 		return nil, err
 	}
 	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "outside"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		return nil, err
@@ -73,11 +73,22 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
+var serverPair [2]string
+
+// serverCertificate is the one certificate that all the applications' own TLS is served with.
+func serverCertificate(t testing.TB) (chain, key string) {
+	t.Helper()
+	if serverPair[0] == "" {
+		serverPair[0], serverPair[1] = outsideCA(t).issue(t, "secure.test", "other.test")
+	}
+	return serverPair[0], serverPair[1]
+}
+
 // serverTLS is what the applications' own TLS is served with. A client certificate is looked at where one comes.
 func serverTLS(t testing.TB) *tls.Config {
 	t.Helper()
 	a := outsideCA(t)
-	chain, key := a.issue(t, "secure.test", "other.test")
+	chain, key := serverCertificate(t)
 	pair, err := tls.X509KeyPair([]byte(chain), []byte(key))
 	if err != nil {
 		t.Fatal(err)
@@ -95,4 +106,20 @@ func writeFiles(t testing.TB, files map[string]string) string {
 		}
 	}
 	return dir
+}
+
+// revoke makes a list that revokes a certificate, as PEM.
+func (a *authority) revoke(t testing.TB, chain string) string {
+	t.Helper()
+	block, _ := pem.Decode([]byte(chain))
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(time.Hour),
+		RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: certificate.SerialNumber, RevocationTime: time.Now().Add(-time.Minute)}}}, a.certificate, a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: der}))
 }

@@ -212,7 +212,119 @@ var rules = []rule{
 		}
 		return expect(len(seen) == 2, "served by %v", seen)
 	}},
+	{name: "destination port", fields: "VirtualService.http.route.destination.port.number", rules: "- route: [{destination: {host: two.test, port: {number: 82}}}]", check: version("v2", "/")},
+	{name: "headers of a destination, added and removed", fields: "VirtualService.http.route.headers.request.add VirtualService.http.route.headers.request.remove VirtualService.http.route.headers.response.add VirtualService.http.route.headers.response.remove",
+		rules: "- route:\n  - destination: {host: reviews.test, subset: v1}\n    headers: {request: {add: {x-add: one}, remove: [x-gone]}, response: {add: {x-added: two}, remove: [content-type]}}", check: func(m *mesh) error {
+			response, got, err := m.get("reviews.test", "/", "x-gone", "here")
+			if err != nil {
+				return err
+			}
+			h := response.Header
+			return expect(got.Headers.Get("x-add") == "one" && got.Headers.Get("x-gone") == "" && h.Get("x-added") == "two" && h.Get("content-type") == "", "request %v, response %v", got.Headers, h)
+		}},
+	{name: "redirect prefix", fields: "VirtualService.http.redirect.prefixRewrite", rules: "- match: [{uri: {prefix: /old}}]\n  redirect: {prefixRewrite: /new}\n" + plain, check: func(m *mesh) error {
+		response, _, err := m.get("reviews.test", "/old/page")
+		if err != nil {
+			return err
+		}
+		return expect(response.Header.Get("location") == "http://reviews.test/new/page", "to %q", response.Header.Get("location"))
+	}},
+	{name: "redirect derivePort", fields: "VirtualService.http.redirect.derivePort", rules: "- redirect: {authority: elsewhere.test, derivePort: FROM_REQUEST_PORT}", check: func(m *mesh) error {
+		response, _, err := m.get("reviews.test", "/")
+		if err != nil {
+			return err
+		}
+		return expect(response.Header.Get("location") == fmt.Sprintf("http://elsewhere.test:%d/", gatewayPort), "to %q", response.Header.Get("location"))
+	}},
+	{name: "directResponse bytes", fields: "VirtualService.http.directResponse.body.bytes", rules: "- directResponse: {status: 418, body: {bytes: aGVsbG8gd29ybGQh}}", check: func(m *mesh) error {
+		request, err := http.NewRequest(http.MethodGet, m.gateway+"/", nil)
+		if err != nil {
+			return err
+		}
+		request.Host = "reviews.test"
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = response.Body.Close() }()
+		text, err := io.ReadAll(response.Body)
+		return orErr(err, expect(string(text) == "hello world!", "answered %q", text))
+	}},
+	{name: "mirror port", fields: "VirtualService.http.mirror.port.number", rules: "- mirror: {host: two.test, port: {number: 82}}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: mirrored},
+	{name: "mirrors port", fields: "VirtualService.http.mirrors.destination.port.number", rules: "- mirrors: [{destination: {host: two.test, port: {number: 82}}}]\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: mirrored},
+	{name: "mirrorPercent as old documents write it", fields: "VirtualService.http.mirrorPercent", rules: "- mirror: {host: reviews.test, subset: v2}\n  mirrorPercent: 50\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: halfMirrored},
+	{name: "cors as old documents write it", fields: "VirtualService.http.corsPolicy.allowOrigin", rules: "- corsPolicy: {allowOrigin: [\"https://a.test\"]}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		response, _, err := m.get("reviews.test", "/", "origin", "https://a.test")
+		if err != nil {
+			return err
+		}
+		return expect(response.Header.Get("access-control-allow-origin") == "https://a.test", "response %v", response.Header)
+	}},
+	{name: "cors, before a request", fields: "VirtualService.http.corsPolicy.allowHeaders VirtualService.http.corsPolicy.maxAge", rules: "- corsPolicy: {allowOrigins: [{exact: \"https://a.test\"}], allowMethods: [PUT], allowHeaders: [x-own], maxAge: 60s}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		response, err := preflight(m, "https://a.test")
+		if err != nil {
+			return err
+		}
+		h := response.Header
+		return expect(h.Get("access-control-allow-headers") == "x-own" && h.Get("access-control-max-age") == "60", "response %v", h)
+	}},
+	{name: "cors, unmatched preflights", fields: "VirtualService.http.corsPolicy.unmatchedPreflights", rules: "- corsPolicy: {allowOrigins: [{exact: \"https://a.test\"}], allowMethods: [PUT], unmatchedPreflights: IGNORE}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		before := m.backends["v1"].hits.Load()
+		_, err := preflight(m, "https://other.test")
+		return orErr(err, expect(m.backends["v1"].hits.Load() == before, "the application was asked"))
+	}},
+	{name: "retries spread", fields: "VirtualService.http.retries.retryIgnorePreviousHosts", rules: "- retries: {attempts: 4, retryOn: 5xx, retryIgnorePreviousHosts: true}\n  route: [{destination: {host: reviews.test}}]", check: func(m *mesh) error {
+		m.backends["v1"].fail.Store(1 << 30)
+		defer m.backends["v1"].fail.Store(0)
+		before := m.backends["v1"].hits.Load()
+		for range 40 {
+			if err := status(200)(m); err != nil {
+				return err
+			}
+		}
+		again := m.backends["v1"].hits.Load() - before // each request asks it at most once
+		return expect(again > 0 && again <= 40, "the one that fails was asked %d times for 40 requests", again)
+	}},
+	{name: "retries backoff", fields: "VirtualService.http.retries.backoff", rules: "- retries: {attempts: 2, retryOn: 5xx, backoff: 2s}\n  route: [{destination: {host: reviews.test, subset: v1}}]", check: func(m *mesh) error {
+		longest := time.Duration(0)
+		for range 3 { // the pause is picked at random below the bound
+			m.backends["v1"].fail.Store(2)
+			began := time.Now()
+			if err := status(200)(m); err != nil {
+				return err
+			}
+			longest = max(longest, time.Since(began))
+		}
+		return expect(longest > 300*time.Millisecond, "answered after at most %s", longest)
+	}},
 	{name: "ServiceEntry by DNS", fields: "ServiceEntry.resolution ServiceEntry.ports.targetPort", rules: "- route: [{destination: {host: dns.localhost, port: {number: 8080}}}]", check: version("v2", "/")},
+}
+
+// mirrored checks that v2 gets a copy of what v1 answers.
+func mirrored(m *mesh) error {
+	before := m.backends["v2"].hits.Load()
+	if err := version("v1", "/")(m); err != nil {
+		return err
+	}
+	return within(400*time.Millisecond, func() error {
+		return expect(m.backends["v2"].hits.Load() > before, "the mirror got nothing")
+	})
+}
+
+// preflight asks as a browser does before a request of a script from another origin.
+func preflight(m *mesh, origin string) (*http.Response, error) {
+	request, err := http.NewRequest(http.MethodOptions, m.gateway+"/", nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Host = "reviews.test"
+	request.Header.Set("origin", origin)
+	request.Header.Set("access-control-request-method", "PUT")
+	response, err := http.DefaultClient.Do(request)
+	if err == nil {
+		_ = response.Body.Close()
+	}
+	return response, err
 }
 
 // halfMirrored checks that the mirror gets about half of what v1 answers.
@@ -309,4 +421,7 @@ func TestVirtualService(t *testing.T) {
 func (m *mesh) dnsEntry(t *testing.T) {
 	const text = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: dns}\nspec:\n  hosts: [dns.localhost]\n  location: MESH_EXTERNAL\n  resolution: DNS\n  ports: [{number: 8080, name: http, protocol: HTTP, targetPort: %d}]\n"
 	m.kube.Apply(t, fmt.Sprintf(text, m.backends["v2"].port))
+	const two = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: two}\nspec:\n  hosts: [two.test]\n  location: MESH_EXTERNAL\n  resolution: STATIC\n" +
+		"  ports: [{number: 81, name: one, protocol: HTTP}, {number: 82, name: two, protocol: HTTP}]\n  endpoints: [{address: 127.0.0.1, ports: {one: %d, two: %d}}]\n"
+	m.kube.Apply(t, fmt.Sprintf(two, m.backends["v1"].port, m.backends["v2"].port))
 }

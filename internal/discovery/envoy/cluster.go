@@ -1,14 +1,10 @@
 package envoy
 
 import (
-	"math"
-
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	upstream "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
-	"google.golang.org/protobuf/types/known/anypb"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	"google.golang.org/protobuf/types/known/structpb"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -41,15 +37,22 @@ func clusters(config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endpoints) 
 func appendCluster(out []*Resource, config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endpoints, port mesh.Port, subset mesh.Subset) []*Resource {
 	name := mesh.ClusterName(o.Host, subset.Name, port.Number)
 	c := &cluster.Cluster{Name: name, ConnectTimeout: millis(config.ConnectTimeoutMillis)}
-	if !discover(c, o, endpoints, port, subset) {
+	policy := policyFor(config, o.Rule, port.Number, subset)
+	known := func() *endpoint.ClusterLoadAssignment {
+		return loadAssignment(name, endpoints, port.Number, subset, true, nearnessOf(config, o, policy))
+	}
+	if !discover(c, config, o, known) {
 		return out
 	}
-	policy := policyFor(o.Rule, port.Number, subset)
 	balance(c, policy.GetLoadBalancer())
-	pool(c, policy.GetConnectionPool())
+	pool(c, config, policy)
 	detectOutliers(c, policy.GetOutlierDetection())
+	if near := nearnessOf(config, o, policy); near != nil && near.shares != nil && c.LbPolicy != cluster.Cluster_CLUSTER_PROVIDED {
+		common(c).LocalityConfigSpecifier = &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
+	}
 	secure(c, config, o, port, subset, policy.GetTls())
-	protocol(c, port, policy)
+	tellSource(c, policy.GetProxyProtocol())
+	protocol(c, config, port, policy)
 	if o.Rule != nil {
 		c.Metadata = ownerMetadata(o.Rule.Owner, "destination-rule")
 	} else {
@@ -72,8 +75,9 @@ func withServices(s *structpb.Struct, o *mesh.Outbound) *structpb.Struct {
 	return s
 }
 
-// discover says where the cluster's endpoints come from; false if it could have none, which Envoy would refuse.
-func discover(c *cluster.Cluster, o *mesh.Outbound, endpoints *mesh.Endpoints, port mesh.Port, subset mesh.Subset) bool {
+// discover says where the cluster's endpoints come from: those that are known stand in it where Envoy resolves them itself. False if it
+// could have none, which Envoy would refuse.
+func discover(c *cluster.Cluster, config *mesh.Config, o *mesh.Outbound, known func() *endpoint.ClusterLoadAssignment) bool {
 	kind, service := cluster.Cluster_EDS, o.Service
 	switch {
 	case service.Resolution == mesh.DNS:
@@ -89,7 +93,7 @@ func discover(c *cluster.Cluster, o *mesh.Outbound, endpoints *mesh.Endpoints, p
 	case cluster.Cluster_EDS:
 		c.EdsClusterConfig = &cluster.Cluster_EdsClusterConfig{EdsConfig: ads(), ServiceName: c.Name}
 	case cluster.Cluster_STRICT_DNS, cluster.Cluster_LOGICAL_DNS:
-		assignment := loadAssignment(c.Name, endpoints, port.Number, subset, true)
+		assignment := known()
 		if len(assignment.Endpoints) == 0 {
 			return false
 		}
@@ -100,7 +104,7 @@ func discover(c *cluster.Cluster, o *mesh.Outbound, endpoints *mesh.Endpoints, p
 		}
 		c.LoadAssignment = assignment
 		c.DnsLookupFamily = cluster.Cluster_V4_PREFERRED
-		c.DnsRefreshRate = millis(60_000)
+		c.DnsRefreshRate = millis(config.DNSRefreshMillis)
 		c.RespectDnsTtl = true
 	}
 	return true
@@ -112,20 +116,21 @@ func passesThrough(o *mesh.Outbound) bool {
 	return !o.Edge && (o.Service.Resolution == mesh.Passthrough || o.Service.Headless)
 }
 
-// policyFor is the traffic policy of a port of a subset: the subset's blocks over the rule's, and a port's own settings
-// in place of both.
-func policyFor(rule *mesh.DestinationRule, port uint32, subset mesh.Subset) *networking.TrafficPolicy {
+// policyFor is the traffic policy of a port of a subset: the subset's blocks over the rule's, and those over the mesh's. A port's own
+// settings take the place of all that a port can have.
+func policyFor(config *mesh.Config, rule *mesh.DestinationRule, port uint32, subset mesh.Subset) *networking.TrafficPolicy {
 	if rule == nil {
-		return nil
+		return config.Traffic
 	}
 	merged := overlay(rule.Policy, subset.Policy)
 	for _, level := range merged.GetPortLevelSettings() {
 		if level.GetPort().GetNumber() == port {
-			return &networking.TrafficPolicy{LoadBalancer: level.LoadBalancer, ConnectionPool: level.ConnectionPool,
-				OutlierDetection: level.OutlierDetection, Tls: level.Tls}
+			merged = &networking.TrafficPolicy{LoadBalancer: level.LoadBalancer, ConnectionPool: level.ConnectionPool, OutlierDetection: level.OutlierDetection, Tls: level.Tls,
+				Tunnel: merged.Tunnel, ProxyProtocol: merged.ProxyProtocol, RetryBudget: merged.RetryBudget}
+			break
 		}
 	}
-	return merged
+	return overlay(config.Traffic, merged)
 }
 
 func overlay(base, over *networking.TrafficPolicy) *networking.TrafficPolicy {
@@ -135,140 +140,34 @@ func overlay(base, over *networking.TrafficPolicy) *networking.TrafficPolicy {
 	if base == nil {
 		return over
 	}
-	out := &networking.TrafficPolicy{LoadBalancer: base.LoadBalancer, ConnectionPool: base.ConnectionPool,
-		OutlierDetection: base.OutlierDetection, Tls: base.Tls, PortLevelSettings: base.PortLevelSettings}
-	if over.LoadBalancer != nil {
-		out.LoadBalancer = over.LoadBalancer
-	}
-	if over.ConnectionPool != nil {
-		out.ConnectionPool = over.ConnectionPool
-	}
-	if over.OutlierDetection != nil {
-		out.OutlierDetection = over.OutlierDetection
-	}
-	if over.Tls != nil {
-		out.Tls = over.Tls
-	}
-	if len(over.PortLevelSettings) > 0 {
-		out.PortLevelSettings = over.PortLevelSettings
-	}
-	return out
+	return &networking.TrafficPolicy{LoadBalancer: either(over.LoadBalancer, base.LoadBalancer), ConnectionPool: either(over.ConnectionPool, base.ConnectionPool),
+		OutlierDetection: either(over.OutlierDetection, base.OutlierDetection), Tls: either(over.Tls, base.Tls), Tunnel: either(over.Tunnel, base.Tunnel),
+		ProxyProtocol: either(over.ProxyProtocol, base.ProxyProtocol), RetryBudget: either(over.RetryBudget, base.RetryBudget),
+		PortLevelSettings: eitherList(over.PortLevelSettings, base.PortLevelSettings)}
 }
 
-var simplePolicies = map[networking.LoadBalancerSettings_SimpleLB]cluster.Cluster_LbPolicy{
-	networking.LoadBalancerSettings_UNSPECIFIED: cluster.Cluster_LEAST_REQUEST, networking.LoadBalancerSettings_LEAST_CONN: cluster.Cluster_LEAST_REQUEST,
-	networking.LoadBalancerSettings_LEAST_REQUEST: cluster.Cluster_LEAST_REQUEST, networking.LoadBalancerSettings_RANDOM: cluster.Cluster_RANDOM,
-	networking.LoadBalancerSettings_ROUND_ROBIN: cluster.Cluster_ROUND_ROBIN,
+// either is the first where there is one.
+func either[T any](a, b *T) *T {
+	if a != nil {
+		return a
+	}
+	return b
 }
 
-func balance(c *cluster.Cluster, settings *networking.LoadBalancerSettings) {
-	if c.LbPolicy == cluster.Cluster_CLUSTER_PROVIDED {
-		return
+func eitherList[T any](a, b []T) []T {
+	if len(a) > 0 {
+		return a
 	}
-	c.LbPolicy = simplePolicies[settings.GetSimple()]
-	if settings.GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH {
-		c.LbPolicy = cluster.Cluster_CLUSTER_PROVIDED
-		c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}
-		c.EdsClusterConfig, c.LoadAssignment = nil, nil
-		return
-	}
-	if hash := settings.GetConsistentHash(); hash != nil {
-		c.LbPolicy = cluster.Cluster_RING_HASH
-		if hash.GetMaglev() != nil {
-			c.LbPolicy = cluster.Cluster_MAGLEV
-		}
-	}
-}
-
-func pool(c *cluster.Cluster, settings *networking.ConnectionPoolSettings) {
-	limit := func(n int32) uint32 {
-		if n > 0 {
-			return uint32(n)
-		}
-		return math.MaxUint32
-	}
-	tcp, http := settings.GetTcp(), settings.GetHttp()
-	c.CircuitBreakers = &cluster.CircuitBreakers{Thresholds: []*cluster.CircuitBreakers_Thresholds{{
-		MaxConnections: u32(limit(tcp.GetMaxConnections())), MaxPendingRequests: u32(limit(http.GetHttp1MaxPendingRequests())),
-		MaxRequests: u32(limit(http.GetHttp2MaxRequests())), MaxRetries: u32(limit(http.GetMaxRetries())), TrackRemaining: true,
-	}}}
-	if t := tcp.GetConnectTimeout(); t != nil {
-		c.ConnectTimeout = t
-	}
-	if keep := tcp.GetTcpKeepalive(); keep != nil {
-		k := &core.TcpKeepalive{}
-		if keep.Probes > 0 {
-			k.KeepaliveProbes = u32(keep.Probes)
-		}
-		if keep.Time != nil {
-			k.KeepaliveTime = u32(uint32(keep.Time.Seconds))
-		}
-		if keep.Interval != nil {
-			k.KeepaliveInterval = u32(uint32(keep.Interval.Seconds))
-		}
-		c.UpstreamConnectionOptions = &cluster.UpstreamConnectionOptions{TcpKeepalive: k}
-	}
-}
-
-func detectOutliers(c *cluster.Cluster, settings *networking.OutlierDetection) {
-	if settings == nil {
-		return
-	}
-	out := &cluster.OutlierDetection{EnforcingSuccessRate: u32(0), Interval: settings.Interval, BaseEjectionTime: settings.BaseEjectionTime}
-	if n := settings.Consecutive_5XxErrors; n != nil {
-		out.Consecutive_5Xx, out.EnforcingConsecutive_5Xx = n, enforce(n.Value)
-	}
-	if n := settings.ConsecutiveGatewayErrors; n != nil {
-		out.ConsecutiveGatewayFailure, out.EnforcingConsecutiveGatewayFailure = n, enforce(n.Value)
-	}
-	if settings.MaxEjectionPercent > 0 {
-		out.MaxEjectionPercent = u32(uint32(settings.MaxEjectionPercent))
-	}
-	c.OutlierDetection = out
-}
-
-func enforce(n uint32) *wrapperspb.UInt32Value {
-	if n == 0 {
-		return u32(0)
-	}
-	return u32(100)
-}
-
-// protocol says how requests are spoken upstream. Where it is not known, as they came.
-func protocol(c *cluster.Cluster, port mesh.Port, policy *networking.TrafficPolicy) {
-	http2 := &core.Http2ProtocolOptions{}
-	var options *upstream.HttpProtocolOptions
-	upgrade := policy.GetConnectionPool().GetHttp().GetH2UpgradePolicy() == networking.ConnectionPoolSettings_HTTPSettings_UPGRADE
-	switch {
-	case port.Protocol.IsHTTP2() || upgrade && port.Protocol == mesh.HTTP:
-		options = &upstream.HttpProtocolOptions{UpstreamProtocolOptions: &upstream.HttpProtocolOptions_ExplicitHttpConfig_{
-			ExplicitHttpConfig: &upstream.HttpProtocolOptions_ExplicitHttpConfig{ProtocolConfig: &upstream.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: http2}},
-		}}
-	case port.Protocol == mesh.Auto:
-		options = useDownstream()
-	default:
-		return
-	}
-	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: pack(options)}
-}
-
-const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-
-func useDownstream() *upstream.HttpProtocolOptions {
-	return &upstream.HttpProtocolOptions{UpstreamProtocolOptions: &upstream.HttpProtocolOptions_UseDownstreamProtocolConfig{
-		UseDownstreamProtocolConfig: &upstream.HttpProtocolOptions_UseDownstreamHttpConfig{
-			HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: &core.Http2ProtocolOptions{},
-		},
-	}}
+	return b
 }
 
 // fixedClusters are those that every outbound view has.
 func fixedClusters(config *mesh.Config) []*Resource {
 	passthrough := &cluster.Cluster{
 		Name: PassthroughCluster, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}, LbPolicy: cluster.Cluster_CLUSTER_PROVIDED,
-		ConnectTimeout: millis(config.ConnectTimeoutMillis), TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptions: pack(useDownstream())},
+		ConnectTimeout: millis(config.ConnectTimeoutMillis), TypedExtensionProtocolOptions: asItCame(),
 	}
-	pool(passthrough, nil)
+	pool(passthrough, config, nil)
 	blackHole := &cluster.Cluster{
 		Name: BlackHoleCluster, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}, ConnectTimeout: millis(config.ConnectTimeoutMillis),
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // loadAssignments makes the endpoints of a host's clusters, one resource a cluster.
-func loadAssignments(o *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
+func loadAssignments(config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
 	if o == nil || o.Service == nil || o.Service.Resolution == mesh.DNS || o.Service.Resolution == mesh.DNSRoundRobin || passesThrough(o) {
 		return nil
 	}
@@ -23,43 +23,59 @@ func loadAssignments(o *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
 			subsets = append(subsets, o.Rule.Subsets...)
 		}
 		for _, subset := range subsets {
-			mode := policyFor(o.Rule, port.Number, subset).GetTls()
-			plain := mode != nil && mode.Mode == networking.ClientTLSSettings_DISABLE
+			policy := policyFor(config, o.Rule, port.Number, subset)
+			plain := policy.GetTls() != nil && policy.Tls.Mode == networking.ClientTLSSettings_DISABLE
 			name := mesh.ClusterName(o.Host, subset.Name, port.Number)
-			out = append(out, NewResource(name, loadAssignment(name, endpoints, port.Number, subset, plain)))
+			out = append(out, NewResource(name, loadAssignment(name, endpoints, port.Number, subset, plain, nearnessOf(config, o, policy))))
 		}
 	}
 	return out
 }
 
+// group is which endpoints stand together: those of one locality that are as near as one another.
+type group struct {
+	mesh.Locality
+	rank uint32
+}
+
 // loadAssignment groups the endpoints of a port that have the subset's labels by locality. plain hides that they take
-// mutual TLS.
-func loadAssignment(name string, endpoints *mesh.Endpoints, port uint32, subset mesh.Subset, plain bool) *endpoint.ClusterLoadAssignment {
+// mutual TLS; near may be nil.
+func loadAssignment(name string, endpoints *mesh.Endpoints, port uint32, subset mesh.Subset, plain bool, near *nearness) *endpoint.ClusterLoadAssignment {
 	out := &endpoint.ClusterLoadAssignment{ClusterName: name}
 	if endpoints == nil {
 		return out
 	}
-	groups := map[mesh.Locality]*endpoint.LocalityLbEndpoints{}
+	groups, ranks := map[group]*endpoint.LocalityLbEndpoints{}, map[*endpoint.LocalityLbEndpoints]uint32{}
 	for _, e := range endpoints.ByPort[port] {
 		if !e.Healthy || !mesh.MatchesLabels(subset.Labels, e.Labels) {
 			continue
 		}
-		group := groups[e.Locality]
-		if group == nil {
-			group = &endpoint.LocalityLbEndpoints{LoadBalancingWeight: u32(0)}
-			if e.Locality != (mesh.Locality{}) {
-				group.Locality = &core.Locality{Region: e.Locality.Region, Zone: e.Locality.Zone, SubZone: e.Locality.SubZone}
-			}
-			groups[e.Locality] = group
-			out.Endpoints = append(out.Endpoints, group)
+		key := group{Locality: e.Locality}
+		if near != nil && near.shares == nil {
+			key.rank = near.rank(e)
 		}
-		group.LbEndpoints = append(group.LbEndpoints, lbEndpoint(e, plain))
-		group.LoadBalancingWeight.Value += e.Weight
+		together := groups[key]
+		if together == nil {
+			together = &endpoint.LocalityLbEndpoints{LoadBalancingWeight: u32(0)}
+			if e.Locality != (mesh.Locality{}) {
+				together.Locality = &core.Locality{Region: e.Locality.Region, Zone: e.Locality.Zone, SubZone: e.Locality.SubZone}
+			}
+			groups[key], ranks[together] = together, key.rank
+			out.Endpoints = append(out.Endpoints, together)
+		}
+		together.LbEndpoints = append(together.LbEndpoints, lbEndpoint(e, plain))
+		together.LoadBalancingWeight.Value += e.Weight
 	}
 	sort.SliceStable(out.Endpoints, func(i, j int) bool {
 		a, b := out.Endpoints[i].GetLocality(), out.Endpoints[j].GetLocality()
+		if x, y := ranks[out.Endpoints[i]], ranks[out.Endpoints[j]]; x != y {
+			return x < y
+		}
 		return a.GetRegion()+"/"+a.GetZone()+"/"+a.GetSubZone() < b.GetRegion()+"/"+b.GetZone()+"/"+b.GetSubZone()
 	})
+	if near != nil {
+		near.arrange(out, ranks)
+	}
 	return out
 }
 

@@ -16,6 +16,7 @@ import (
 // of the oldest Gateway: Envoy would refuse the listener otherwise.
 type chainBuilder struct {
 	config *mesh.Config
+	guard  *mesh.Guard
 	port   *mesh.GatewayPort
 	lookup Lookup
 	chains []*listener.FilterChain
@@ -25,8 +26,8 @@ type chainBuilder struct {
 
 // gatewayChains opens a port by what its servers are: TCP, TLS that is passed through, TLS that ends here, HTTPS. Without any
 // chain the port stays closed.
-func gatewayChains(config *mesh.Config, port *mesh.GatewayPort, lookup Lookup) (*Resource, map[string]mesh.GatewayServer) {
-	b := &chainBuilder{config: config, port: port, lookup: lookup, taken: map[string]bool{}, tables: map[string]mesh.GatewayServer{}}
+func gatewayChains(config *mesh.Config, guard *mesh.Guard, port *mesh.GatewayPort, lookup Lookup) (*Resource, map[string]mesh.GatewayServer) {
+	b := &chainBuilder{config: config, guard: guard, port: port, lookup: lookup, taken: map[string]bool{}, tables: map[string]mesh.GatewayServer{}}
 	for _, server := range port.Servers {
 		switch {
 		case server.Protocol.IsHTTP():
@@ -73,7 +74,7 @@ func (b *chainBuilder) add(names []string, chain *listener.FilterChain) {
 func (b *chainBuilder) https(server mesh.GatewayServer) {
 	table := strings.Join([]string{"https", itoa(b.port.Port), server.PortName, server.Gateway.Name, server.Gateway.Namespace}, ".")
 	before := len(b.chains)
-	b.add(serverHosts(server), &listener.FilterChain{TransportSocket: downstreamTLS(server, true), Filters: []*listener.Filter{managerFilter(gatewayManager(b.config, b.port, table))}})
+	b.add(serverHosts(server), &listener.FilterChain{TransportSocket: downstreamTLS(server, true), Filters: []*listener.Filter{managerFilter(gatewayManager(b.config, b.guard, b.port, table))}})
 	if len(b.chains) > before {
 		b.tables[table] = server
 	}
@@ -96,7 +97,7 @@ func (b *chainBuilder) passThrough(server mesh.GatewayServer) {
 					}
 				}
 			}
-			b.add(names, &listener.FilterChain{Filters: []*listener.Filter{tcpTo(b.config, withPorts(rule.Destinations, server.Port, b.lookup.onlyPort), BlackHoleCluster)}})
+			b.add(names, &listener.FilterChain{Filters: append(tcpGuards(b.config, b.guard), tcpToAny(b.config, withPorts(rule.Destinations, server.Port, b.lookup), b.lookup))})
 		}
 	}
 }
@@ -108,7 +109,7 @@ func (b *chainBuilder) tcp(server mesh.GatewayServer) {
 			if !ruleIsFor(rule, server) {
 				continue
 			}
-			chain := &listener.FilterChain{Filters: []*listener.Filter{tcpTo(b.config, withPorts(rule.Destinations, server.Port, b.lookup.onlyPort), BlackHoleCluster)}}
+			chain := &listener.FilterChain{Filters: append(tcpGuards(b.config, b.guard), tcpToAny(b.config, withPorts(rule.Destinations, server.Port, b.lookup), b.lookup))}
 			names := []string{"*"}
 			if server.TLS != nil {
 				chain.TransportSocket, names = downstreamTLS(server, false), serverHosts(server)
@@ -163,27 +164,26 @@ func downstreamTLS(server mesh.GatewayServer, http bool) *core.TransportSocket {
 	case settings.CredentialName != "":
 		common.TlsCertificateSdsSecretConfigs = []*tls.SdsSecretConfig{namedSecret(settings.CredentialName)}
 		if mutual {
-			common.ValidationContextType = &tls.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tls.CommonTlsContext_CombinedCertificateValidationContext{
-				DefaultValidationContext: &tls.CertificateValidationContext{MatchTypedSubjectAltNames: clientNames(settings)}, ValidationContextSdsSecretConfig: namedSecret(settings.CredentialName + "-cacert")}}
+			common.ValidationContextType = checkedBy(settings, namedSecret(settings.CredentialName+"-cacert"))
 		}
 	default:
-		common.TlsCertificates = []*tls.TlsCertificate{{CertificateChain: file(settings.ServerCertificate), PrivateKey: file(settings.PrivateKey)}}
+		common.TlsCertificateSdsSecretConfigs = []*tls.SdsSecretConfig{fileSecret("file-cert:" + settings.ServerCertificate + "~" + settings.PrivateKey)}
 		if mutual {
-			common.ValidationContextType = &tls.CommonTlsContext_ValidationContext{ValidationContext: &tls.CertificateValidationContext{
-				TrustedCa: file(settings.CaCertificates), MatchTypedSubjectAltNames: clientNames(settings)}}
+			common.ValidationContextType = checkedBy(settings, fileSecret("file-root:"+settings.CaCertificates))
 		}
 	}
 	return &core.TransportSocket{Name: tlsSocket, ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: pack(context)}}
 }
 
-func clientNames(settings *networking.ServerTLSSettings) []*tls.SubjectAltNameMatcher {
-	var out []*tls.SubjectAltNameMatcher
-	for _, name := range settings.SubjectAltNames {
-		for _, kind := range []tls.SubjectAltNameMatcher_SanType{tls.SubjectAltNameMatcher_DNS, tls.SubjectAltNameMatcher_URI} {
-			out = append(out, &tls.SubjectAltNameMatcher{SanType: kind, Matcher: exact(name)})
-		}
+// checkedBy asks of a client's certificate that the authority has signed it, and what the settings say of it.
+func checkedBy(settings *networking.ServerTLSSettings, root *tls.SdsSecretConfig) *tls.CommonTlsContext_CombinedValidationContext {
+	validation := &tls.CertificateValidationContext{MatchTypedSubjectAltNames: anyName(settings.SubjectAltNames),
+		VerifyCertificateSpki: settings.VerifyCertificateSpki, VerifyCertificateHash: settings.VerifyCertificateHash}
+	if settings.CaCrl != "" {
+		validation.Crl = file(settings.CaCrl)
 	}
-	return out
+	return &tls.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tls.CommonTlsContext_CombinedCertificateValidationContext{
+		DefaultValidationContext: validation, ValidationContextSdsSecretConfig: root}}
 }
 
 // namedSecret is a secret that the control plane serves. Envoy waits for it for its default time only: a secret that is not there

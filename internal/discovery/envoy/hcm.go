@@ -12,7 +12,6 @@ import (
 	fault "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	tcp "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -20,23 +19,33 @@ import (
 )
 
 const (
-	hcmName      = "envoy.filters.network.http_connection_manager"
-	tcpProxyName = "envoy.filters.network.tcp_proxy"
+	hcmName = "envoy.filters.network.http_connection_manager"
 )
 
 // manager is an HTTP connection manager with what all of them have. The filters' order is Istio's: users see it.
 func manager(config *mesh.Config, statPrefix string) *hcm.HttpConnectionManager {
-	return &hcm.HttpConnectionManager{
+	m := &hcm.HttpConnectionManager{
 		StatPrefix:        statPrefix,
 		CodecType:         hcm.HttpConnectionManager_AUTO,
 		HttpFilters:       []*hcm.HttpFilter{httpFilter("envoy.filters.http.fault", &fault.HTTPFault{}), httpFilter("envoy.filters.http.cors", &cors.Cors{}), routerFilter()},
 		UpgradeConfigs:    []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		StreamIdleTimeout: durationpb.New(0),
 		AccessLog:         accessLogs(config),
-		NormalizePath:     boolean(true),
+		NormalizePath:     boolean(config.Paths != mesh.PathsNone),
+		MergeSlashes:      config.Paths == mesh.PathsMergeSlashes || config.Paths == mesh.PathsDecode,
 		UseRemoteAddress:  boolean(false),
 		ServerName:        "istio-envoy",
 	}
+	if config.Paths == mesh.PathsDecode {
+		m.PathWithEscapedSlashesAction = hcm.HttpConnectionManager_UNESCAPE_AND_FORWARD
+	}
+	return m
+}
+
+// guarded puts filters that let requests pass before all others.
+func guarded(m *hcm.HttpConnectionManager, guards []*hcm.HttpFilter) *hcm.HttpConnectionManager {
+	m.HttpFilters = append(guards, m.HttpFilters...)
+	return m
 }
 
 func httpFilter(name string, message proto.Message) *hcm.HttpFilter {
@@ -59,23 +68,6 @@ func rds(m *hcm.HttpConnectionManager, table string) *hcm.HttpConnectionManager 
 func inline(m *hcm.HttpConnectionManager, table *route.RouteConfiguration) *hcm.HttpConnectionManager {
 	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: table}
 	return m
-}
-
-// tcpTo proxies connections to destinations by weight.
-func tcpTo(config *mesh.Config, destinations []mesh.Destination, fallback string) *listener.Filter {
-	proxy := &tcp.TcpProxy{StatPrefix: fallback, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: fallback}, AccessLog: accessLogs(config)}
-	if len(destinations) > 1 {
-		weighted := &tcp.TcpProxy_WeightedCluster{}
-		for _, d := range destinations {
-			if d.Weight > 0 {
-				weighted.Clusters = append(weighted.Clusters, &tcp.TcpProxy_WeightedCluster_ClusterWeight{Name: mesh.ClusterName(d.Host, d.Subset, d.Port), Weight: d.Weight})
-			}
-		}
-		proxy.ClusterSpecifier = &tcp.TcpProxy_WeightedClusters{WeightedClusters: weighted}
-	} else if len(destinations) == 1 {
-		proxy.ClusterSpecifier = &tcp.TcpProxy_Cluster{Cluster: mesh.ClusterName(destinations[0].Host, destinations[0].Subset, destinations[0].Port)}
-	}
-	return &listener.Filter{Name: tcpProxyName, ConfigType: &listener.Filter_TypedConfig{TypedConfig: pack(proxy)}}
 }
 
 // defaultFormat is Istio's access log line.

@@ -1,13 +1,18 @@
 package envoy
 
 import (
+	"net"
+	"strconv"
+	"strings"
+
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
-	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
@@ -20,7 +25,8 @@ type InboundSections struct{ Clusters, Listeners *Section }
 
 // Inbound makes the listener for captured inbound connections and its clusters.
 func Inbound(config *mesh.Config, in *mesh.Inbound) InboundSections {
-	clusters := map[string]*Resource{InboundPassthroughCluster: inboundCluster(config, InboundPassthroughCluster, mesh.Auto)}
+	clusters := map[string]*Resource{InboundPassthroughCluster: inboundCluster(config, InboundPassthroughCluster, mesh.InboundPort{})}
+	listeners := map[string]*Resource{}
 	out := &listener.Listener{
 		Name: "virtualInbound", Address: address(wildcard, inboundPort), TrafficDirection: core.TrafficDirection_INBOUND,
 		ListenerFilters: []*listener.ListenerFilter{originalDst(), tlsInspector(), httpInspector()},
@@ -28,30 +34,46 @@ func Inbound(config *mesh.Config, in *mesh.Inbound) InboundSections {
 		ListenerFiltersTimeout: detection(config), ContinueOnListenerFiltersTimeout: true,
 		FilterChains: []*listener.FilterChain{{
 			Name: "virtualInbound-blackhole", FilterChainMatch: &listener.FilterChainMatch{DestinationPort: u32(inboundPort)},
-			Filters: []*listener.Filter{tcpTo(config, nil, BlackHoleCluster)},
+			Filters: []*listener.Filter{tcpTo(config, BlackHoleCluster)},
 		}},
 	}
 	for _, port := range in.Ports {
 		name := "inbound|" + itoa(port.Port) + "||"
-		clusters[name] = inboundCluster(config, name, port.Protocol)
-		out.FilterChains = append(out.FilterChains, inboundChains(config, port, name)...)
+		clusters[name] = inboundCluster(config, name, port)
+		chains := inboundChains(config, in.Guard, port, name)
+		if port.Bound {
+			own := boundListener(config, port, chains)
+			listeners[own.Name] = own
+			continue
+		}
+		out.FilterChains = append(out.FilterChains, chains...)
 	}
 	rest := mesh.InboundPort{Mode: in.Mode}
-	out.FilterChains = append(out.FilterChains, inboundChains(config, rest, InboundPassthroughCluster)...)
-	return InboundSections{
-		Clusters:  EmptySection().Next(clusters),
-		Listeners: EmptySection().Next(map[string]*Resource{out.Name: NewResource(out.Name, out)}),
+	out.FilterChains = append(out.FilterChains, inboundChains(config, in.Guard, rest, InboundPassthroughCluster)...)
+	listeners[out.Name] = NewResource(out.Name, out)
+	return InboundSections{Clusters: EmptySection().Next(clusters), Listeners: EmptySection().Next(listeners)}
+}
+
+// boundListener is that of a port that callers reach without capture.
+func boundListener(config *mesh.Config, port mesh.InboundPort, chains []*listener.FilterChain) *Resource {
+	for _, chain := range chains {
+		chain.FilterChainMatch.DestinationPort = nil
 	}
+	name := port.Bind + "_" + itoa(port.Port)
+	return NewResource(name, &listener.Listener{
+		Name: name, Address: address(port.Bind, port.Port), TrafficDirection: core.TrafficDirection_INBOUND, FilterChains: chains,
+		ListenerFilters: []*listener.ListenerFilter{tlsInspector(), httpInspector()}, ListenerFiltersTimeout: detection(config), ContinueOnListenerFiltersTimeout: true,
+	})
 }
 
 // inboundChains are those of a port (0 is all others): for each way in which a connection may come, by the mode, and for
 // each protocol that may be inside.
-func inboundChains(config *mesh.Config, port mesh.InboundPort, target string) []*listener.FilterChain {
+func inboundChains(config *mesh.Config, guard *mesh.Guard, port mesh.InboundPort, target string) []*listener.FilterChain {
 	http := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
-		return inboundChain(config, port, m, secure, managerFilter(inboundManager(config, port, target, secure)))
+		return inboundChain(config, port, m, secure, managerFilter(guarded(inboundManager(config, port, target, secure), httpGuards(config, guard))))
 	}
 	tcp := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
-		return inboundChain(config, port, m, secure, tcpTo(config, nil, target))
+		return inboundChain(config, port, m, secure, append(tcpGuards(config, guard), tcpTo(config, target))...)
 	}
 	var chains []*listener.FilterChain
 	if port.Mode != mesh.Disable {
@@ -93,8 +115,8 @@ func meshALPN(mode mesh.MTLSMode) []string {
 	return alpnAll
 }
 
-func inboundChain(config *mesh.Config, port mesh.InboundPort, m *listener.FilterChainMatch, secure bool, filter *listener.Filter) *listener.FilterChain {
-	out := &listener.FilterChain{Name: wildcard + "_" + itoa(port.Port), FilterChainMatch: m, Filters: []*listener.Filter{filter}}
+func inboundChain(config *mesh.Config, port mesh.InboundPort, m *listener.FilterChainMatch, secure bool, filters ...*listener.Filter) *listener.FilterChain {
+	out := &listener.FilterChain{Name: wildcard + "_" + itoa(port.Port), FilterChainMatch: m, Filters: filters}
 	if port.Port != 0 {
 		m.DestinationPort = u32(port.Port)
 	} else {
@@ -125,18 +147,31 @@ func inboundManager(config *mesh.Config, port mesh.InboundPort, target string, s
 	})
 }
 
-// inboundCluster reaches the application where the connection was meant to go.
-func inboundCluster(config *mesh.Config, name string, p mesh.Protocol) *Resource {
+// inboundCluster reaches the application where the connection was meant to go, or where the Sidecar says that it listens.
+func inboundCluster(config *mesh.Config, name string, port mesh.InboundPort) *Resource {
 	out := &cluster.Cluster{
 		Name: name, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}, LbPolicy: cluster.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout: millis(config.ConnectTimeoutMillis), UpstreamBindConfig: &core.BindConfig{SourceAddress: &core.SocketAddress{
 			Address: passthroughSource, PortSpecifier: &core.SocketAddress_PortValue{PortValue: 0}}},
 	}
-	pool(out, nil)
-	if p == mesh.Auto {
-		out.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: pack(useDownstream())}
-	} else {
-		protocol(out, mesh.Port{Protocol: p}, nil)
+	if port.Endpoint != "" {
+		out.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}
+		out.LbPolicy, out.UpstreamBindConfig = cluster.Cluster_ROUND_ROBIN, nil
+		out.LoadAssignment = &endpoint.ClusterLoadAssignment{ClusterName: name, Endpoints: []*endpoint.LocalityLbEndpoints{{LbEndpoints: []*endpoint.LbEndpoint{{
+			HostIdentifier: &endpoint.LbEndpoint_Endpoint{Endpoint: &endpoint.Endpoint{Address: endpointAddress(port.Endpoint)}}}}}}}
 	}
+	policy := &networking.TrafficPolicy{ConnectionPool: port.Pool}
+	pool(out, config, policy)
+	protocol(out, config, mesh.Port{Protocol: port.Protocol}, policy)
 	return NewResource(name, out)
+}
+
+// endpointAddress reads what a Sidecar calls defaultEndpoint; resolve has looked at it.
+func endpointAddress(text string) *core.Address {
+	if path, ok := strings.CutPrefix(text, "unix://"); ok {
+		return &core.Address{Address: &core.Address_Pipe{Pipe: &core.Pipe{Path: path}}}
+	}
+	host, port, _ := net.SplitHostPort(text)
+	number, _ := strconv.ParseUint(port, 10, 16)
+	return address(host, uint32(number))
 }

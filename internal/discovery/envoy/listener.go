@@ -34,6 +34,7 @@ const (
 // part is what one host wants of a listener.
 type part struct {
 	listener string // its name, ADDRESS_PORT
+	bound    bool   // callers connect to it themselves
 	shape    shape
 	port     uint32
 	host     string
@@ -42,7 +43,7 @@ type part struct {
 }
 
 // parts lists what a host wants of which listeners.
-func parts(config *mesh.Config, o *mesh.Outbound, onlyPort lookupPort) []*part {
+func parts(config *mesh.Config, o *mesh.Outbound, lookup Lookup) []*part {
 	if o.Service == nil {
 		if o.Routes == nil || len(o.Routes.HTTP) == 0 {
 			return nil
@@ -53,25 +54,36 @@ func parts(config *mesh.Config, o *mesh.Outbound, onlyPort lookupPort) []*part {
 	for _, port := range o.Service.Ports {
 		switch {
 		case port.Protocol.IsHTTP():
-			out = append(out, &part{listener: wildcard + "_" + itoa(port.Number), shape: shapeHTTP, port: port.Number, host: o.Host, table: itoa(port.Number)})
+			out = append(out, &part{listener: bindOf(port) + "_" + itoa(port.Number), bound: port.Bound, shape: shapeHTTP, port: port.Number, host: o.Host, table: itoa(port.Number)})
+		case port.Bind != "": // the Sidecar's listener is one host's alone: the first by name
+			out = append(out, &part{listener: port.Bind + "_" + itoa(port.Number), bound: port.Bound, shape: shapeTCP, port: port.Number, host: o.Host,
+				chains: l4Chains(config, o, port, port.Protocol == mesh.HTTPS || port.Protocol == mesh.TLS, lookup)})
 		case o.Service.Headless:
 			// Connections go to pods' own addresses: the passthrough cluster takes them there.
 		default:
-			out = append(out, addressed(config, o, port, onlyPort)...)
+			out = append(out, addressed(config, o, port, lookup)...)
 		}
 	}
 	return out
 }
 
+// bindOf is the address on which a port of several hosts is opened.
+func bindOf(port mesh.Port) string {
+	if port.Bind != "" {
+		return port.Bind
+	}
+	return wildcard
+}
+
 // addressed are the listeners of a port whose protocol is not HTTP: one a virtual IP, or on all addresses where there is
 // none and the server name tells the hosts apart.
-func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort lookupPort) []*part {
+func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, lookup Lookup) []*part {
 	isTLS := port.Protocol == mesh.HTTPS || port.Protocol == mesh.TLS
 	var out []*part
 	for _, ip := range o.Service.Addresses {
 		if ranges, err := netip.ParsePrefix(ip); err == nil {
 			out = append(out, &part{listener: wildcard + "_" + itoa(port.Number), shape: shapeMatched, port: port.Number, host: o.Host,
-				chains: within(ranges, l4Chains(config, o, port, isTLS, onlyPort))})
+				chains: within(ranges, l4Chains(config, o, port, isTLS, lookup))})
 			continue
 		}
 		if _, err := netip.ParseAddr(ip); err != nil {
@@ -81,13 +93,13 @@ func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort l
 		if port.Protocol == mesh.Auto {
 			p.shape, p.table = shapeSniff, sniffedTable(o.Host, port.Number)
 		}
-		p.chains = l4Chains(config, o, port, isTLS, onlyPort)
+		p.chains = l4Chains(config, o, port, isTLS, lookup)
 		out = append(out, p)
 	}
 	if len(o.Service.Addresses) > 0 {
 		return out
 	}
-	p := &part{listener: wildcard + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host, chains: l4Chains(config, o, port, isTLS, onlyPort)}
+	p := &part{listener: wildcard + "_" + itoa(port.Number), shape: shapeTCP, port: port.Number, host: o.Host, chains: l4Chains(config, o, port, isTLS, lookup)}
 	if isTLS {
 		p.shape = shapeMatched
 		if o.Routes == nil || len(o.Routes.TLS) == 0 {
@@ -97,10 +109,10 @@ func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, onlyPort l
 	return []*part{p}
 }
 
-// l4Chains are the filter chains of a port by the TLS or TCP rules of its VirtualService, or one chain to its cluster.
-func l4Chains(config *mesh.Config, o *mesh.Outbound, port mesh.Port, isTLS bool, onlyPort lookupPort) []*listener.FilterChain {
-	own := mesh.ClusterName(o.Host, "", port.Number)
-	plain := &listener.FilterChain{Filters: []*listener.Filter{tcpTo(config, nil, own)}}
+// l4Chains are the filter chains of a port by the TLS or TCP rules of its VirtualService, or one chain to its cluster. Of TCP rules
+// the first that asks for no addresses takes all; without such a one the port's own cluster does.
+func l4Chains(config *mesh.Config, o *mesh.Outbound, port mesh.Port, isTLS bool, lookup Lookup) []*listener.FilterChain {
+	plain := &listener.FilterChain{Filters: []*listener.Filter{tcpToAny(config, []mesh.Destination{{Host: o.Host, Port: port.Number}}, lookup)}}
 	if o.Routes == nil {
 		return []*listener.FilterChain{plain}
 	}
@@ -109,30 +121,54 @@ func l4Chains(config *mesh.Config, o *mesh.Outbound, port mesh.Port, isTLS bool,
 		rules = o.Routes.TLS
 	}
 	var out []*listener.FilterChain
+	seen := map[string]bool{}
 	for _, rule := range rules {
-		if len(rule.Ports) > 0 && rule.Ports[0] != port.Number || len(rule.Gateways) > 0 && !slices.Contains(rule.Gateways, "mesh") {
+		if len(rule.Destinations) == 0 || len(rule.Ports) > 0 && rule.Ports[0] != port.Number || len(rule.Gateways) > 0 && !slices.Contains(rule.Gateways, "mesh") {
 			continue
 		}
-		chain := &listener.FilterChain{Filters: []*listener.Filter{tcpTo(config, withPorts(rule.Destinations, port.Number, onlyPort), own)}}
+		chain := &listener.FilterChain{Filters: []*listener.Filter{tcpToAny(config, withPorts(rule.Destinations, port.Number, lookup), lookup)}}
 		if isTLS {
 			chain.FilterChainMatch = serverNames(rule.SNIHosts)
 		}
-		out = append(out, chain)
-		if !isTLS {
-			break // the first that matches takes all
+		if len(rule.Subnets) > 0 {
+			narrow(chain, rule.Subnets)
+		} else if !isTLS {
+			return appendDistinct(out, []*listener.FilterChain{chain}, seen)
 		}
+		out = appendDistinct(out, []*listener.FilterChain{chain}, seen)
 	}
-	if len(out) == 0 {
-		return []*listener.FilterChain{plain}
+	if len(out) == 0 || !isTLS {
+		return append(out, plain)
 	}
 	return out
 }
 
+// narrow keeps a chain to connections that were meant for some addresses.
+func narrow(chain *listener.FilterChain, subnets []string) {
+	if chain.FilterChainMatch == nil {
+		chain.FilterChainMatch = &listener.FilterChainMatch{}
+	}
+	for _, subnet := range subnets {
+		if !strings.Contains(subnet, "/") {
+			if address, err := netip.ParseAddr(subnet); err == nil {
+				subnet = netip.PrefixFrom(address, address.BitLen()).String()
+			}
+		}
+		if ranges, err := netip.ParsePrefix(subnet); err == nil { // resolve has told of others
+			chain.FilterChainMatch.PrefixRanges = append(chain.FilterChainMatch.PrefixRanges, prefixRange(ranges))
+		}
+	}
+}
+
+func prefixRange(ranges netip.Prefix) *core.CidrRange {
+	return &core.CidrRange{AddressPrefix: ranges.Masked().Addr().String(), PrefixLen: u32(uint32(ranges.Bits()))}
+}
+
 // withPorts fills in the destinations' ports.
-func withPorts(destinations []mesh.Destination, port uint32, onlyPort lookupPort) []mesh.Destination {
+func withPorts(destinations []mesh.Destination, port uint32, lookup Lookup) []mesh.Destination {
 	out := make([]mesh.Destination, len(destinations))
 	for i, d := range destinations {
-		d.Port = routeContext{port: port, onlyPort: onlyPort}.destinationPort(d)
+		d.Port = routeContext{port: port, lookup: lookup}.destinationPort(d)
 		out[i] = d
 	}
 	return out
@@ -155,7 +191,7 @@ func assemble(config *mesh.Config, flavour mesh.Flavour, wanted []*part) *Resour
 	first := wanted[0]
 	ip, _, _ := strings.Cut(first.listener, "_")
 	out := &listener.Listener{
-		Name: first.listener, Address: address(ip, first.port), BindToPort: boolean(false), TrafficDirection: core.TrafficDirection_OUTBOUND,
+		Name: first.listener, Address: address(ip, first.port), BindToPort: boolean(first.bound), TrafficDirection: core.TrafficDirection_OUTBOUND,
 	}
 	switch first.shape {
 	case shapeHTTP:
@@ -171,6 +207,9 @@ func assemble(config *mesh.Config, flavour mesh.Flavour, wanted []*part) *Resour
 		matched(config, out)
 	case shapeTCP:
 		out.FilterChains = first.chains
+		if last := len(first.chains) - 1; last > 0 && first.chains[last].FilterChainMatch == nil { // the others are for some addresses
+			out.FilterChains, out.DefaultFilterChain = first.chains[:last], first.chains[last]
+		}
 		if bySNI(out.FilterChains) {
 			matched(config, out)
 		}
@@ -196,7 +235,7 @@ func within(ranges netip.Prefix, chains []*listener.FilterChain) []*listener.Fil
 		if chain.FilterChainMatch == nil {
 			chain.FilterChainMatch = &listener.FilterChainMatch{}
 		}
-		chain.FilterChainMatch.PrefixRanges = []*core.CidrRange{{AddressPrefix: ranges.Masked().Addr().String(), PrefixLen: u32(uint32(ranges.Bits()))}}
+		chain.FilterChainMatch.PrefixRanges = []*core.CidrRange{prefixRange(ranges)}
 	}
 	return chains
 }
@@ -230,11 +269,19 @@ func sniff(config *mesh.Config, flavour mesh.Flavour, out *listener.Listener, p 
 }
 
 func passthroughChain(config *mesh.Config) *listener.FilterChain {
-	target := PassthroughCluster
-	if !config.AllowAny {
-		target = BlackHoleCluster
+	target := outside(config)
+	return &listener.FilterChain{Name: target, Filters: []*listener.Filter{tcpTo(config, target)}}
+}
+
+// outside is the cluster of what is for no host that is known.
+func outside(config *mesh.Config) string {
+	switch {
+	case config.EgressProxy.Host != "":
+		return clusterOf(config.EgressProxy)
+	case config.AllowAny:
+		return PassthroughCluster
 	}
-	return &listener.FilterChain{Name: target, Filters: []*listener.Filter{tcpTo(config, nil, target)}}
+	return BlackHoleCluster
 }
 
 // virtualOutbound takes what was captured on its way out, and hands it to the listener of its original destination.
@@ -243,7 +290,7 @@ func virtualOutbound(config *mesh.Config) *Resource {
 		Name: "virtualOutbound", Address: address(wildcard, outboundPort), UseOriginalDst: boolean(true), TrafficDirection: core.TrafficDirection_OUTBOUND,
 		FilterChains: []*listener.FilterChain{{
 			Name: "virtualOutbound-blackhole", FilterChainMatch: &listener.FilterChainMatch{DestinationPort: u32(outboundPort)},
-			Filters: []*listener.Filter{tcpTo(config, nil, BlackHoleCluster)},
+			Filters: []*listener.Filter{tcpTo(config, BlackHoleCluster)},
 		}},
 		DefaultFilterChain: passthroughChain(config),
 	})

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"sort"
+	"strings"
 
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
@@ -28,9 +29,17 @@ func routeMatch(m *networking.HTTPMatchRequest) *route.RouteMatch {
 		out.CaseSensitive = wrapperspb.Bool(false)
 	}
 	for _, name := range keys(m.Headers) {
+		if path, ok := claimKey(name); ok {
+			out.DynamicMetadata = append(out.DynamicMetadata, claimMatch(path, m.Headers[name], false))
+			continue
+		}
 		out.Headers = append(out.Headers, headerMatch(name, m.Headers[name]))
 	}
 	for _, name := range keys(m.WithoutHeaders) {
+		if path, ok := claimKey(name); ok {
+			out.DynamicMetadata = append(out.DynamicMetadata, claimMatch(path, m.WithoutHeaders[name], true))
+			continue
+		}
 		h := headerMatch(name, m.WithoutHeaders[name])
 		h.InvertMatch = true
 		h.TreatMissingHeaderAsEmpty = h.GetStringMatch() != nil
@@ -46,6 +55,30 @@ func routeMatch(m *networking.HTTPMatchRequest) *route.RouteMatch {
 	}
 	for _, name := range keys(m.QueryParams) {
 		out.QueryParameters = append(out.QueryParameters, queryMatch(name, m.QueryParams[name]))
+	}
+	return out
+}
+
+// claimKey reads a header's name that stands for a claim of the request's token: @request.auth.claims.NAME, or [NAME] for names with dots.
+func claimKey(name string) ([]string, bool) {
+	rest, ok := strings.CutPrefix(name, "@request.auth.claims")
+	switch {
+	case !ok:
+		return nil, false
+	case strings.HasPrefix(rest, "["):
+		return bracketed(rest), true
+	}
+	return strings.Split(strings.TrimPrefix(rest, "."), "."), true
+}
+
+func claimMatch(path []string, m *networking.StringMatch, invert bool) *matcher.MetadataMatcher {
+	out := claimPath(path)
+	out.Invert = invert
+	out.Value = &matcher.ValueMatcher{MatchPattern: &matcher.ValueMatcher_PresentMatch{PresentMatch: true}}
+	if !isPresence(m) {
+		text := textValue(stringMatch(m))
+		list := &matcher.ValueMatcher{MatchPattern: &matcher.ValueMatcher_ListMatch{ListMatch: &matcher.ListMatcher{MatchPattern: &matcher.ListMatcher_OneOf{OneOf: text}}}}
+		out.Value = &matcher.ValueMatcher{MatchPattern: &matcher.ValueMatcher_OrMatch{OrMatch: &matcher.OrMatcher{ValueMatchers: []*matcher.ValueMatcher{text, list}}}}
 	}
 	return out
 }

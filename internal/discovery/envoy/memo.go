@@ -30,21 +30,25 @@ type clusterKey struct {
 	config    *mesh.Config
 	service   *mesh.Service
 	rule      *mesh.DestinationRule
+	place     string
 	mtls      bool
 	edge      bool
 	endpoints *mesh.Endpoints // nil where the cluster does not hold them
 }
 
 type endpointKey struct {
+	config    *mesh.Config
 	service   *mesh.Service
 	rule      *mesh.DestinationRule
 	endpoints *mesh.Endpoints
+	place     string
 	edge      bool
 }
 
 type partKey struct {
 	config  *mesh.Config
 	service *mesh.Service
+	rule    *mesh.DestinationRule
 }
 
 type listenerKey struct {
@@ -54,6 +58,7 @@ type listenerKey struct {
 }
 
 type virtualKey struct {
+	config         *mesh.Config
 	service        *mesh.Service
 	rule           *mesh.DestinationRule
 	table, domains string

@@ -2,6 +2,7 @@ package envoy
 
 import (
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
@@ -19,17 +20,18 @@ func (l Lookup) onlyPort(host string) uint32 {
 	return 0
 }
 
-func (l Lookup) hashPolicy(d mesh.Destination) []*routeHashPolicy {
+// policy is the traffic policy of a destination.
+func (l Lookup) policy(config *mesh.Config, d mesh.Destination) *networking.TrafficPolicy {
 	o := l.Outbound(d.Host)
 	if o == nil || o.Rule == nil {
-		return nil
+		return config.Traffic
 	}
 	for _, subset := range o.Rule.Subsets {
 		if subset.Name == d.Subset {
-			return hashPolicies(policyFor(o.Rule, d.Port, subset))
+			return policyFor(config, o.Rule, d.Port, subset)
 		}
 	}
-	return hashPolicies(policyFor(o.Rule, d.Port, mesh.Subset{}))
+	return policyFor(config, o.Rule, d.Port, mesh.Subset{})
 }
 
 // Outbound is all that the proxies of one scope are sent for what they call. It is immutable; Next makes the following
@@ -112,7 +114,7 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 }
 
 func (o *Outbound) madeClusters(outbound *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
-	key := clusterKey{config: o.config, service: outbound.Service, rule: outbound.Rule, mtls: outbound.MTLS, edge: outbound.Edge}
+	key := clusterKey{config: o.config, service: outbound.Service, rule: outbound.Rule, place: placeKey(outbound), mtls: outbound.MTLS, edge: outbound.Edge}
 	if outbound.Service != nil && outbound.Service.Resolution != mesh.Static {
 		key.endpoints = endpoints
 	}
@@ -123,17 +125,25 @@ func (o *Outbound) madeEndpoints(outbound *mesh.Outbound, endpoints *mesh.Endpoi
 	if outbound == nil {
 		return nil
 	}
-	key := endpointKey{outbound.Service, outbound.Rule, endpoints, outbound.Edge}
-	return remember(o.memo.host(outbound.Host, false).endpoints, key, func() []*Resource { return loadAssignments(outbound, endpoints) })
+	key := endpointKey{o.config, outbound.Service, outbound.Rule, endpoints, placeKey(outbound), outbound.Edge}
+	return remember(o.memo.host(outbound.Host, false).endpoints, key, func() []*Resource { return loadAssignments(o.config, outbound, endpoints) })
+}
+
+// placeKey is equal for callers from equal places.
+func placeKey(o *mesh.Outbound) string {
+	if o.Place == nil {
+		return ""
+	}
+	return o.Place.Text()
 }
 
 // madeParts are what a host wants of listeners. Without a VirtualService it is the same for all who see the service.
 func (o *Outbound) madeParts(outbound *mesh.Outbound, lookup Lookup) []*part {
-	build := func() []*part { return parts(o.config, outbound, lookup.onlyPort) }
+	build := func() []*part { return parts(o.config, outbound, lookup) }
 	if outbound.Routes != nil {
 		return build()
 	}
-	return remember(o.memo.host(outbound.Host, false).parts, partKey{o.config, outbound.Service}, build)
+	return remember(o.memo.host(outbound.Host, false).parts, partKey{o.config, outbound.Service, outbound.Rule}, build)
 }
 
 // withUsers adds the hosts whose routes lead to changed ones: they read the destination's only port and hash policy.

@@ -14,14 +14,11 @@ import (
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
 
-// lookupPort returns a service's only port, or 0: a destination without a port means that.
-type lookupPort func(host string) uint32
-
 // routeContext is what routes depend on beside the VirtualService.
 type routeContext struct {
-	port       uint32 // of the listener
-	onlyPort   lookupPort
-	hashPolicy func(mesh.Destination) []*route.RouteAction_HashPolicy
+	config *mesh.Config
+	port   uint32 // of the listener
+	lookup Lookup
 }
 
 // routesOf translates a VirtualService's HTTP rules for a listener's port, each match a route, up to the first that
@@ -46,7 +43,7 @@ func routesOf(v *mesh.VirtualService, c routeContext) []*route.Route {
 }
 
 func routeOf(v *mesh.VirtualService, rule *mesh.Route, m *networking.HTTPMatchRequest, c routeContext) *route.Route {
-	out := &route.Route{Name: routeName(rule, m), Match: routeMatch(m), Metadata: ownerMetadata(v.Owner, "virtual-service")}
+	out := &route.Route{Name: routeName(rule, m), Match: routeMatch(m), StatPrefix: m.GetStatPrefix(), Metadata: ownerMetadata(v.Owner, "virtual-service")}
 	headers := rule.Headers
 	out.RequestHeadersToAdd, out.RequestHeadersToRemove = headerChanges(headers.GetRequest())
 	out.ResponseHeadersToAdd, out.ResponseHeadersToRemove = headerChanges(headers.GetResponse())
@@ -91,7 +88,7 @@ func (c routeContext) destinationPort(d mesh.Destination) uint32 {
 	if d.Port != 0 {
 		return d.Port
 	}
-	if only := c.onlyPort(d.Host); only != 0 {
+	if only := c.lookup.onlyPort(d.Host); only != 0 {
 		return only
 	}
 	return c.port
@@ -102,7 +99,7 @@ func (c routeContext) cluster(d mesh.Destination) string {
 }
 
 func action(rule *mesh.Route, c routeContext) *route.RouteAction {
-	out := &route.RouteAction{Timeout: durationpb.New(0), RetryPolicy: retryPolicy(rule.Retries)}
+	out := &route.RouteAction{Timeout: durationpb.New(0)}
 	if rule.TimeoutMillis > 0 {
 		out.Timeout = millis(rule.TimeoutMillis)
 	}
@@ -119,6 +116,11 @@ func action(rule *mesh.Route, c routeContext) *route.RouteAction {
 		}
 	}
 	destinations(out, rule, c)
+	retries := rule.Retries
+	if retries == nil {
+		retries = c.config.Retries
+	}
+	out.RetryPolicy = retryPolicy(retries, len(out.HashPolicy) > 0)
 	return out
 }
 
@@ -144,7 +146,7 @@ func destinations(out *route.RouteAction, rule *mesh.Route, c routeContext) {
 		out.ClusterSpecifier = &route.RouteAction_WeightedClusters{WeightedClusters: weighted}
 	}
 	for _, d := range rule.Destinations {
-		out.HashPolicy = append(out.HashPolicy, c.hashPolicy(d)...)
+		out.HashPolicy = append(out.HashPolicy, hashPolicies(c.lookup.policy(c.config, mesh.Destination{Host: d.Host, Subset: d.Subset, Port: c.destinationPort(d)}))...)
 	}
 }
 
@@ -164,7 +166,9 @@ func rewrite(out *route.RouteAction, r *networking.HTTPRewrite) {
 
 func redirect(r *networking.HTTPRedirect, port uint32) *route.RedirectAction {
 	out := &route.RedirectAction{HostRedirect: r.Authority, ResponseCode: redirectCodes[r.RedirectCode]}
-	if uri, ok := strings.CutSuffix(r.Uri, "%PREFIX()%"); ok {
+	if r.PrefixRewrite != "" {
+		out.PathRewriteSpecifier = &route.RedirectAction_PrefixRewrite{PrefixRewrite: r.PrefixRewrite}
+	} else if uri, ok := strings.CutSuffix(r.Uri, "%PREFIX()%"); ok {
 		out.PathRewriteSpecifier = &route.RedirectAction_PrefixRewrite{PrefixRewrite: uri}
 	} else if r.Uri != "" {
 		out.PathRewriteSpecifier = &route.RedirectAction_PathRedirect{PathRedirect: r.Uri}
@@ -205,11 +209,16 @@ func directResponse(r *networking.HTTPDirectResponse) *route.DirectResponseActio
 // defaultRetryOn is what is tried again where nobody says otherwise: what was certainly not carried out.
 const defaultRetryOn = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
 
-// retryPolicy: two attempts by default, none where attempts is 0 or less.
-func retryPolicy(r *networking.HTTPRetry) *route.RetryPolicy {
-	out := &route.RetryPolicy{
-		NumRetries: u32(2), RetryOn: defaultRetryOn, HostSelectionRetryMaxAttempts: 5, RetriableStatusCodes: []uint32{503},
-		RetryHostPredicate: []*route.RetryPolicy_RetryHostPredicate{previousHosts()},
+// retryPolicy: two attempts by default, none where attempts is 0 or less. A request that a hash sends to one endpoint is not kept
+// from trying the same again.
+func retryPolicy(r *networking.HTTPRetry, hashed bool) *route.RetryPolicy {
+	out := &route.RetryPolicy{NumRetries: u32(2), RetryOn: defaultRetryOn, HostSelectionRetryMaxAttempts: 5, RetriableStatusCodes: []uint32{503}}
+	ignore := !hashed
+	if v := r.GetRetryIgnorePreviousHosts(); v != nil {
+		ignore = v.Value
+	}
+	if ignore {
+		out.RetryHostPredicate = []*route.RetryPolicy_RetryHostPredicate{previousHosts()}
 	}
 	if r == nil {
 		return out
@@ -221,8 +230,12 @@ func retryPolicy(r *networking.HTTPRetry) *route.RetryPolicy {
 	if r.RetryOn != "" {
 		out.RetryOn, out.RetriableStatusCodes = splitRetryOn(r.RetryOn)
 	}
-	if r.PerTryTimeout != nil {
-		out.PerTryTimeout = r.PerTryTimeout
+	out.PerTryTimeout = r.PerTryTimeout
+	if r.GetRetryRemoteLocalities().GetValue() {
+		out.RetryPriority = previousPriorities()
+	}
+	if r.Backoff != nil {
+		out.RetryBackOff = &route.RetryPolicy_RetryBackOff{BaseInterval: r.Backoff}
 	}
 	return out
 }

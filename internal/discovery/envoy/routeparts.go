@@ -12,6 +12,7 @@ import (
 	cors "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	fault "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	previous "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/host/previous_hosts/v3"
+	priorities "github.com/envoyproxy/go-control-plane/envoy/extensions/retry/priority/previous_priorities/v3"
 	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	networking "istio.io/api/networking/v1alpha3"
@@ -20,6 +21,11 @@ import (
 func previousHosts() *route.RetryPolicy_RetryHostPredicate {
 	return &route.RetryPolicy_RetryHostPredicate{Name: "envoy.retry_host_predicates.previous_hosts",
 		ConfigType: &route.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: pack(&previous.PreviousHostsPredicate{})}}
+}
+
+func previousPriorities() *route.RetryPolicy_RetryPriority {
+	return &route.RetryPolicy_RetryPriority{Name: "envoy.retry_priorities.previous_priorities",
+		ConfigType: &route.RetryPolicy_RetryPriority_TypedConfig{TypedConfig: pack(&priorities.PreviousPrioritiesConfig{UpdateFrequency: 2})}}
 }
 
 // percent is a share in millionths, which Istio's decimals need.
@@ -126,8 +132,19 @@ func corsPolicy(c *networking.CorsPolicy) *cors.CorsPolicy {
 	for _, origin := range c.AllowOrigin {
 		out.AllowOriginStringMatch = append(out.AllowOriginStringMatch, exact(origin))
 	}
+	if c.UnmatchedPreflights == networking.CorsPolicy_IGNORE {
+		out.ForwardNotMatchingPreflights = boolean(false)
+	}
 	if c.MaxAge != nil {
 		out.MaxAge = strconv.FormatInt(c.MaxAge.Seconds, 10)
+	}
+	return out
+}
+
+func cookieAttributes(cookie *networking.LoadBalancerSettings_ConsistentHashLB_HTTPCookie) []*route.RouteAction_HashPolicy_CookieAttribute {
+	var out []*route.RouteAction_HashPolicy_CookieAttribute
+	for _, a := range cookie.Attributes {
+		out = append(out, &route.RouteAction_HashPolicy_CookieAttribute{Name: a.Name, Value: a.Value})
 	}
 	return out
 }
@@ -140,7 +157,7 @@ func hashPolicies(policy *networking.TrafficPolicy) []*route.RouteAction_HashPol
 		return []*route.RouteAction_HashPolicy{{PolicySpecifier: &route.RouteAction_HashPolicy_Header_{Header: &route.RouteAction_HashPolicy_Header{HeaderName: key.HttpHeaderName}}}}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpCookie:
 		return []*route.RouteAction_HashPolicy{{PolicySpecifier: &route.RouteAction_HashPolicy_Cookie_{
-			Cookie: &route.RouteAction_HashPolicy_Cookie{Name: key.HttpCookie.Name, Path: key.HttpCookie.Path, Ttl: key.HttpCookie.Ttl}}}}
+			Cookie: &route.RouteAction_HashPolicy_Cookie{Name: key.HttpCookie.Name, Path: key.HttpCookie.Path, Ttl: key.HttpCookie.Ttl, Attributes: cookieAttributes(key.HttpCookie)}}}}
 	case *networking.LoadBalancerSettings_ConsistentHashLB_UseSourceIp:
 		return []*route.RouteAction_HashPolicy{{PolicySpecifier: &route.RouteAction_HashPolicy_ConnectionProperties_{
 			ConnectionProperties: &route.RouteAction_HashPolicy_ConnectionProperties{SourceIp: key.UseSourceIp}}}}

@@ -3,10 +3,8 @@ package envoy
 import (
 	"strings"
 
-	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
-
-type routeHashPolicy = route.RouteAction_HashPolicy
 
 // claim is a domain that a host's virtual host has in a table.
 type claim struct{ table, domain, host string }
@@ -31,11 +29,7 @@ func (o *Outbound) updateVirtualHosts(lookup Lookup, changed []string, all bool)
 		if outbound != nil {
 			made[host] = tablesOf(outbound)
 			if outbound.Routes != nil {
-				for _, rule := range outbound.Routes.HTTP {
-					for _, d := range rule.Destinations {
-						users.Insert([]byte(d.Host+"\x00"+host), struct{}{})
-					}
-				}
+				outbound.Routes.EachDestination(func(d mesh.Destination) { users.Insert([]byte(d.Host+"\x00"+host), struct{}{}) })
 			}
 		}
 		for _, th := range made[host] {
@@ -94,13 +88,13 @@ func (o *Outbound) owns(table, domain, host string) bool {
 func (o *Outbound) madeVirtualHost(lookup Lookup, host string, th tableHost) *Resource {
 	outbound := lookup.Outbound(host)
 	build := func() *Resource {
-		c := routeContext{onlyPort: lookup.onlyPort, hashPolicy: lookup.hashPolicy}
+		c := routeContext{config: o.config, lookup: lookup}
 		return tableResource(th.table, virtualHost(outbound, th.port, th.domains, c))
 	}
 	if outbound.Routes != nil {
 		return build()
 	}
-	return remember(o.memo.host(host, false).virtual, virtualKey{outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ",")}, build)
+	return remember(o.memo.host(host, false).virtual, virtualKey{o.config, outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ",")}, build)
 }
 
 // publishVirtualHosts puts what was made into the sections, with the tables that it stands in.

@@ -3,6 +3,7 @@ package envoy
 import (
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	proxyprotocol "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
 	rawbuffer "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/raw_buffer/v3"
 	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -40,8 +41,7 @@ func secure(c *cluster.Cluster, config *mesh.Config, o *mesh.Outbound, port mesh
 	case o.MTLS && c.GetType() != cluster.Cluster_ORIGINAL_DST:
 		c.TransportSocketMatches = []*cluster.Cluster_TransportSocketMatch{
 			{Name: "tlsMode-istio", Match: tlsModeMatch(), TransportSocket: tlsTransport(meshContext(config, o, port, subset))},
-			{Name: "tlsMode-disabled", Match: &structpb.Struct{}, TransportSocket: &core.TransportSocket{Name: rawSocket,
-				ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: pack(&rawbuffer.RawBuffer{})}}},
+			{Name: "tlsMode-disabled", Match: &structpb.Struct{}, TransportSocket: rawTransport()},
 		}
 	}
 }
@@ -109,34 +109,101 @@ func ruleContext(config *mesh.Config, o *mesh.Outbound, port mesh.Port, subset m
 		}
 		return context
 	case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
-		return originateContext(port, settings)
+		return originateContext(o, port, settings)
 	}
 	return nil
 }
 
-// originateContext is TLS to a server outside the mesh, with files that the proxy has.
-func originateContext(port mesh.Port, settings *networking.ClientTLSSettings) *tls.UpstreamTlsContext {
+// originateContext is TLS to a server outside the mesh: by a secret where the rule names one that the proxies may have, otherwise by
+// files that they have. Whose authority nobody names must be signed by one that the proxy's system trusts.
+func originateContext(o *mesh.Outbound, port mesh.Port, settings *networking.ClientTLSSettings) *tls.UpstreamTlsContext {
 	common := &tls.CommonTlsContext{}
 	if port.Protocol.IsHTTP2() {
 		common.AlpnProtocols = []string{"h2"}
 	}
+	byName := settings.CredentialName != "" && mayName(o)
 	if settings.Mode == networking.ClientTLSSettings_MUTUAL {
-		common.TlsCertificates = []*tls.TlsCertificate{{CertificateChain: file(settings.ClientCertificate), PrivateKey: file(settings.PrivateKey)}}
-	}
-	if settings.CaCertificates != "" && !settings.GetInsecureSkipVerify().GetValue() {
-		validation := &tls.CertificateValidationContext{TrustedCa: file(settings.CaCertificates)}
-		for _, name := range settings.SubjectAltNames {
-			validation.MatchTypedSubjectAltNames = append(validation.MatchTypedSubjectAltNames,
-				&tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_DNS, Matcher: exact(name)},
-				&tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_URI, Matcher: exact(name)})
+		certificate := fileSecret("file-cert:" + settings.ClientCertificate + "~" + settings.PrivateKey)
+		if byName {
+			certificate = namedSecret(settings.CredentialName)
 		}
-		common.ValidationContextType = &tls.CommonTlsContext_ValidationContext{ValidationContext: validation}
+		common.TlsCertificateSdsSecretConfigs = []*tls.SdsSecretConfig{certificate}
+	}
+	if !settings.GetInsecureSkipVerify().GetValue() {
+		root := fileSecret("file-root:" + settings.CaCertificates)
+		switch {
+		case byName:
+			root = namedSecret(settings.CredentialName + "-cacert")
+		case settings.CaCertificates == "":
+			root = fileSecret("file-root:system")
+		}
+		names := settings.SubjectAltNames
+		if len(names) == 0 {
+			names = o.Service.Names
+		}
+		validation := &tls.CertificateValidationContext{MatchTypedSubjectAltNames: anyName(names)}
+		if settings.CaCrl != "" {
+			validation.Crl = file(settings.CaCrl)
+		}
+		common.ValidationContextType = &tls.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tls.CommonTlsContext_CombinedCertificateValidationContext{
+			DefaultValidationContext: validation, ValidationContextSdsSecretConfig: root}}
 	}
 	return &tls.UpstreamTlsContext{CommonTlsContext: common, Sni: settings.Sni}
 }
 
+// mayName says whether a credentialName can be had: by gateways, and by the workloads that a rule selects.
+func mayName(o *mesh.Outbound) bool {
+	return o.Edge || o.Rule != nil && len(o.Rule.Selector) > 0
+}
+
+// anyName matches certificates that have one of the names.
+func anyName(names []string) []*tls.SubjectAltNameMatcher {
+	var out []*tls.SubjectAltNameMatcher
+	for _, name := range names {
+		out = append(out, &tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_DNS, Matcher: exact(name)},
+			&tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_URI, Matcher: exact(name)})
+	}
+	return out
+}
+
+// fileSecret is a secret of files that the agent beside the proxy reads. Envoy waits for it for its default time only, as for a
+// secret by name: files that are not there must not hold up everything else.
+func fileSecret(name string) *tls.SdsSecretConfig {
+	out := agentSecret(name)
+	out.SdsConfig.InitialFetchTimeout = nil
+	return out
+}
+
 func file(path string) *core.DataSource {
 	return &core.DataSource{Specifier: &core.DataSource_Filename{Filename: path}}
+}
+
+// tellSource makes connections to the cluster begin with who called, in HAProxy's PROXY protocol.
+func tellSource(c *cluster.Cluster, settings *networking.TrafficPolicy_ProxyProtocol) {
+	if settings == nil {
+		return
+	}
+	version := core.ProxyProtocolConfig_V1
+	if settings.Version == networking.TrafficPolicy_ProxyProtocol_V2 {
+		version = core.ProxyProtocolConfig_V2
+	}
+	wrap := func(inner *core.TransportSocket) *core.TransportSocket {
+		if inner == nil {
+			inner = rawTransport()
+		}
+		return &core.TransportSocket{Name: "envoy.transport_sockets.upstream_proxy_protocol", ConfigType: &core.TransportSocket_TypedConfig{
+			TypedConfig: pack(&proxyprotocol.ProxyProtocolUpstreamTransport{Config: &core.ProxyProtocolConfig{Version: version}, TransportSocket: inner})}}
+	}
+	for _, match := range c.TransportSocketMatches {
+		match.TransportSocket = wrap(match.TransportSocket)
+	}
+	if len(c.TransportSocketMatches) == 0 {
+		c.TransportSocket = wrap(c.TransportSocket)
+	}
+}
+
+func rawTransport() *core.TransportSocket {
+	return &core.TransportSocket{Name: rawSocket, ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: pack(&rawbuffer.RawBuffer{})}}
 }
 
 // inboundContext is what a sidecar takes mutual TLS with: any identity of the trust domain, since who may call is for

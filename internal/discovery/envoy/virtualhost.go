@@ -62,14 +62,15 @@ func virtualHost(o *mesh.Outbound, port mesh.Port, domains []string, c routeCont
 
 // catchAll takes what no virtual host does: it goes where the caller meant, or nowhere.
 func catchAll(config *mesh.Config) *route.VirtualHost {
-	if !config.AllowAny {
+	target := outside(config)
+	if target == BlackHoleCluster {
 		return &route.VirtualHost{Name: "block_all", Domains: []string{"*"}, Routes: []*route.Route{{
 			Name: "block_all", Match: routeMatch(nil), Action: &route.Route_DirectResponse{DirectResponse: &route.DirectResponseAction{Status: 502}},
 		}}}
 	}
 	return &route.VirtualHost{Name: "allow_any", Domains: []string{"*"}, Routes: []*route.Route{{
 		Name: "allow_any", Match: routeMatch(nil), Action: &route.Route_Route{Route: &route.RouteAction{
-			ClusterSpecifier: &route.RouteAction_Cluster{Cluster: PassthroughCluster}, Timeout: durationpb.New(0),
+			ClusterSpecifier: &route.RouteAction_Cluster{Cluster: target}, Timeout: durationpb.New(0),
 			MaxGrpcTimeout: durationpb.New(0),
 		}},
 	}}}

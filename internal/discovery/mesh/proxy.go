@@ -1,12 +1,17 @@
 package mesh
 
+import (
+	meshapi "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
+)
+
 // ProxyKind is what a proxy is for. The set is open.
 type ProxyKind string
 
 // The kinds, with the names that node IDs begin with.
 const (
-	Sidecar ProxyKind = "sidecar"
-	Router  ProxyKind = "router"
+	SidecarProxy ProxyKind = "sidecar"
+	Router       ProxyKind = "router"
 )
 
 // Flavour is which build of Envoy a proxy is.
@@ -43,13 +48,26 @@ type Proxy struct {
 	Version string
 }
 
+// PathNormalization is what is done to a request's path before anything looks at it.
+type PathNormalization int
+
+// The values. The zero value is Istio's default.
+const (
+	PathsBase PathNormalization = iota // dots, as in /a/../b
+	PathsNone                          // nothing, not even those
+	PathsMergeSlashes
+	PathsDecode // %2F and %5C as well
+)
+
 // Config is what MeshConfig says that changes what proxies are sent.
 type Config struct {
-	RootNamespace   string
-	TrustDomain     string
-	TrustAliases    []string
-	Domain          string // cluster.local
-	AllowAny        bool   // outboundTrafficPolicy
+	RootNamespace string
+	TrustDomain   string
+	TrustAliases  []string
+	Domain        string // cluster.local
+	AllowAny      bool   // outboundTrafficPolicy
+	// EgressProxy is where calls of hosts in no registry go, if its host is not empty.
+	EgressProxy     Destination
 	AutoMTLS        bool
 	AccessLogFile   string
 	AccessLogFormat string
@@ -58,4 +76,16 @@ type Config struct {
 	ConnectTimeoutMillis   int64
 	DetectionTimeoutMillis int64
 	IngressService         string
+	Paths                  PathNormalization
+	DNSRefreshMillis       int64
+	H2Upgrade              bool // HTTP/1.1 is spoken to clusters as HTTP/2
+	// Providers are the extension providers that policies and telemetry name.
+	Providers map[string]*meshapi.MeshConfig_ExtensionProvider
+	// Keepalive, LocalityLB, Traffic and Retries are what counts where no rule says; nil where MeshConfig does not either.
+	Keepalive  *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive
+	LocalityLB *networking.LocalityLoadBalancerSetting
+	Traffic    *networking.TrafficPolicy
+	Retries    *networking.HTTPRetry
+	// ExportRoutes, ExportRules and ExportServices are the exportTo of objects that have none.
+	ExportRoutes, ExportRules, ExportServices []string
 }

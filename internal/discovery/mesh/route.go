@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"slices"
+	"strconv"
 
 	networking "istio.io/api/networking/v1alpha3"
 )
@@ -65,6 +66,22 @@ type VirtualService struct {
 	TCP      []*L4Route
 }
 
+// EachDestination calls visit for every destination that a rule sends to.
+func (v *VirtualService) EachDestination(visit func(Destination)) {
+	for _, rule := range v.HTTP {
+		for _, d := range rule.Destinations {
+			visit(d)
+		}
+	}
+	for _, rules := range [][]*L4Route{v.TLS, v.TCP} {
+		for _, rule := range rules {
+			for _, d := range rule.Destinations {
+				visit(d)
+			}
+		}
+	}
+}
+
 // OnMesh says whether sidecars follow it.
 func (v *VirtualService) OnMesh() bool { return v.OnGateway("mesh") }
 
@@ -74,8 +91,8 @@ func (v *VirtualService) OnGateway(name string) bool {
 }
 
 // VisibleFrom says whether proxies of a namespace see it.
-func (v *VirtualService) VisibleFrom(namespace string) bool {
-	return Exported(v.ExportTo, v.Namespace, namespace)
+func (v *VirtualService) VisibleFrom(namespace string, config *Config) bool {
+	return Exported(eitherList(v.ExportTo, config.ExportRoutes), v.Namespace, namespace)
 }
 
 // DestinationRule says how the endpoints of a host are reached.
@@ -89,6 +106,32 @@ type DestinationRule struct {
 	Selector map[string]string
 }
 
+// PolicyAt is one of the policies in a rule, with the path that a user knows it by.
+type PolicyAt struct {
+	*networking.TrafficPolicy
+	Field string
+}
+
+// Policies lists all that a rule has: its own, its subsets', and those of ports in either.
+func (d *DestinationRule) Policies() []PolicyAt {
+	var out []PolicyAt
+	add := func(policy *networking.TrafficPolicy, field string) {
+		if policy == nil {
+			return
+		}
+		out = append(out, PolicyAt{policy, field})
+		for i, p := range policy.PortLevelSettings {
+			out = append(out, PolicyAt{&networking.TrafficPolicy{LoadBalancer: p.LoadBalancer, ConnectionPool: p.ConnectionPool, OutlierDetection: p.OutlierDetection, Tls: p.Tls},
+				field + ".portLevelSettings[" + strconv.Itoa(i) + "]"})
+		}
+	}
+	add(d.Policy, "spec.trafficPolicy")
+	for i, s := range d.Subsets {
+		add(s.Policy, "spec.subsets["+strconv.Itoa(i)+"].trafficPolicy")
+	}
+	return out
+}
+
 // Subset is a named part of a host's endpoints.
 type Subset struct {
 	Name   string
@@ -97,8 +140,8 @@ type Subset struct {
 }
 
 // VisibleFrom says whether proxies of a namespace see it.
-func (d *DestinationRule) VisibleFrom(namespace string) bool {
-	return Exported(d.ExportTo, d.Namespace, namespace)
+func (d *DestinationRule) VisibleFrom(namespace string, config *Config) bool {
+	return Exported(eitherList(d.ExportTo, config.ExportRules), d.Namespace, namespace)
 }
 
 // Gateway opens ports of the gateway proxies that it selects.

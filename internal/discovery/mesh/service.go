@@ -51,6 +51,10 @@ type Port struct {
 	Protocol Protocol
 	// TargetPort is the port of the endpoints where it is one number for all; otherwise 0.
 	TargetPort uint32
+	// Bind is an address of the caller on which the port is opened for its calls; empty is as the service has it. Bound says that
+	// callers connect there themselves.
+	Bind  string
+	Bound bool
 }
 
 // Service is something that can be called by a host name.
@@ -65,6 +69,10 @@ type Service struct {
 	Resolution Resolution
 	Headless   bool
 	External   bool // outside the mesh: no mesh mTLS
+	// Near are the labels by which near endpoints come first, as trafficDistribution asks; none says that all are equal.
+	Near []string
+	// Names are the certificate names of an external server, where no rule says.
+	Names []string
 	// ExportTo lists the namespaces that see it; "*" is all, none is all as well.
 	ExportTo []string
 	// Created is in seconds since 1970: older objects win.
@@ -85,8 +93,15 @@ func (s *Service) PortByNumber(number uint32) (Port, bool) {
 }
 
 // VisibleFrom says whether proxies of a namespace see it.
-func (s *Service) VisibleFrom(namespace string) bool {
-	return Exported(s.ExportTo, s.Namespace, namespace)
+func (s *Service) VisibleFrom(namespace string, config *Config) bool {
+	return Exported(eitherList(s.ExportTo, config.ExportServices), s.Namespace, namespace)
+}
+
+func eitherList(own, general []string) []string {
+	if len(own) > 0 {
+		return own
+	}
+	return general
 }
 
 // Exported says whether an object of namespace own with this exportTo list is seen from another namespace.

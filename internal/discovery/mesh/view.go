@@ -1,6 +1,11 @@
 package mesh
 
-import "strconv"
+import (
+	"fmt"
+	"strconv"
+
+	networking "istio.io/api/networking/v1alpha3"
+)
 
 // Outbound is all that decides what a scope's proxies do with one host. It is immutable, and shared by all proxies of
 // the scope; a changed one is another pointer.
@@ -8,12 +13,16 @@ type Outbound struct {
 	Host string
 	// Service is nil for a host that only a VirtualService names.
 	Service *Service
+	// Whole is the service as the registry has it: Service may have fewer ports.
+	Whole *Service
 	// Domains are the names that callers in this scope can use, the full one first.
 	Domains []string
 	// Routes is the VirtualService that is bound to the host, or nil.
 	Routes *VirtualService
 	// Rule is the DestinationRule that applies, merged, or nil.
 	Rule *DestinationRule
+	// Place is where the callers run; nil where nothing depends on it.
+	Place *Place
 	// Edge says that it is for a gateway: what comes there has no original destination inside the mesh.
 	Edge bool
 	// MTLS says that the service's workloads are expected to take mutual TLS.
@@ -27,19 +36,28 @@ type InboundPort struct {
 	Mode     MTLSMode
 	Service  string // host of the oldest service that it is part of
 	Number   uint32 // of that service's port
+	// Bind, Bound and Endpoint are a Sidecar's: where the port is opened if callers connect there themselves, and where the application
+	// listens; see Ingress.
+	Bind     string
+	Bound    bool
+	Endpoint string
+	// Pool limits the connections to the application; nil is no limit.
+	Pool *networking.ConnectionPoolSettings
 }
 
 // Inbound is all that decides what a workload's proxy does with what arrives.
 type Inbound struct {
 	Ports []InboundPort
 	Mode  MTLSMode // of ports in no service
+	Guard *Guard
 }
 
 // Key is equal for equal Inbounds.
 func (i *Inbound) Key() string {
-	key := strconv.Itoa(int(i.Mode))
+	key := strconv.Itoa(int(i.Mode)) + "|" + i.Guard.Key()
 	for _, p := range i.Ports {
-		key += "|" + strconv.Itoa(int(p.Port)) + "," + string(p.Protocol) + "," + strconv.Itoa(int(p.Mode)) + "," + p.Service + "," + strconv.Itoa(int(p.Number))
+		key += "|" + strconv.Itoa(int(p.Port)) + "," + string(p.Protocol) + "," + strconv.Itoa(int(p.Mode)) + "," + p.Service + "," + strconv.Itoa(int(p.Number)) +
+			"," + p.Bind + "," + strconv.FormatBool(p.Bound) + "," + p.Endpoint + "," + fmt.Sprintf("%p", p.Pool)
 	}
 	return key
 }

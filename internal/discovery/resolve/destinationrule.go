@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"fmt"
+	"strings"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 
@@ -13,6 +14,7 @@ func (s *step) destinationRule(namespace, name string, object *networking.Destin
 	for _, before := range s.rulesNamed(namespace, name) {
 		s.World.Rules, _, _ = s.World.Rules.Delete(world.Key(before.Host, namespace, name))
 		s.dirty.Host(before.Host)
+		s.countRule(before, -1)
 	}
 	r := &report{kind: "DestinationRule", namespace: namespace, name: name}
 	defer s.keepProblems(r)
@@ -41,9 +43,39 @@ func (s *step) destinationRule(namespace, name string, object *networking.Destin
 			converted.Subsets = append(converted.Subsets, mesh.Subset{Name: subset.Name, Labels: subset.Labels, Policy: subset.TrafficPolicy})
 		}
 	}
+	for _, policy := range converted.Policies() {
+		checkPolicy(policy, r)
+	}
+	s.countRule(converted, 1)
 	s.World.Rules, _, _ = s.World.Rules.Insert(world.Key(converted.Host, namespace, name), converted)
 	s.dirty.Host(converted.Host)
 	s.ruleHosts, _, _ = s.ruleHosts.Insert(world.Key(namespace, name), converted.Host)
+}
+
+// countRule keeps what a rule asks about callers: whom it selects, and where they run.
+func (s *step) countRule(rule *mesh.DestinationRule, by int) {
+	if len(rule.Selector) > 0 {
+		s.countTest(rule.Namespace, rule.Selector, by)
+	}
+	for _, policy := range rule.Policies() {
+		setting := policy.LoadBalancer.GetLocalityLbSetting()
+		if policy.OutlierDetection != nil || setting != nil {
+			s.countPlace("", by)
+		}
+		for _, label := range setting.GetFailoverPriority() {
+			name, _, _ := strings.Cut(label, "=")
+			s.countPlace(name, by)
+		}
+	}
+}
+
+// countPlace keeps a label in World.PlaceTests while anything looks at it.
+func (s *step) countPlace(label string, by int) {
+	uses, _ := s.World.PlaceTests.Get([]byte(label))
+	if uses == 0 || uses+by == 0 {
+		s.dirty.Tests = true
+	}
+	s.World.PlaceTests = put(s.World.PlaceTests, []byte(label), uses+by, uses+by > 0)
 }
 
 // rulesNamed finds the rule that an object made before, which may have been for another host.

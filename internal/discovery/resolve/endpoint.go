@@ -1,10 +1,12 @@
 package resolve
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"sort"
 
+	api "istio.io/api/networking/v1alpha3"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 
@@ -14,10 +16,6 @@ import (
 
 const (
 	labelTLSMode = "security.istio.io/tlsMode"
-	labelNetwork = "topology.istio.io/network"
-	labelRegion  = "topology.kubernetes.io/region"
-	labelZone    = "topology.kubernetes.io/zone"
-	labelSubZone = "topology.istio.io/subzone"
 )
 
 func (s *step) endpointSlice(namespace, name string, object *discoveryv1.EndpointSlice) {
@@ -47,37 +45,55 @@ func (s *step) endpointSlice(namespace, name string, object *discoveryv1.Endpoin
 func (s *step) pod(namespace, name string, object *corev1.Pod) {
 	key := world.Key(namespace, name)
 	before, _ := s.pods.Get(key)
-	if before != nil && object != nil && reflect.DeepEqual(before.Labels, object.Labels) && before.Status.PodIP == object.Status.PodIP {
-		s.pods, _, _ = s.pods.Insert(key, object)
-		return // its phase alone is the EndpointSlice's business
-	}
 	s.pods = put(s.pods, key, object, object != nil)
-	for _, service := range world.Below(s.World.Selecting, namespace) {
-		if before != nil && mesh.MatchesLabels(service.Selector, before.Labels) || object != nil && mesh.MatchesLabels(service.Selector, object.Labels) {
-			s.stale[service.Host] = staleService{service.Namespace, service.Name}
+	var labelsBefore, labels map[string]string
+	if before != nil {
+		labelsBefore = notNil(before.Labels)
+	}
+	if object != nil {
+		labels = notNil(object.Labels)
+	}
+	if before == nil || object == nil || !maps.Equal(labelsBefore, labels) || before.Status.PodIP != object.Status.PodIP {
+		s.workloadChanged(namespace, labelsBefore, labels)
+		return
+	}
+	if podReady(before) == podReady(object) {
+		return
+	}
+	for _, service := range world.Below(s.World.Selecting, namespace) { // a Service's EndpointSlices tell who is ready
+		if !service.Kubernetes && mesh.MatchesLabels(service.Selector, labels) {
+			s.selectAnew(service)
 		}
 	}
+}
+
+func notNil(labels map[string]string) map[string]string {
+	if labels == nil {
+		return map[string]string{}
+	}
+	return labels
 }
 
 func (s *step) node(name string, object *corev1.Node) {
 	var locality mesh.Locality
 	if object != nil {
-		locality = mesh.Locality{Region: object.Labels[labelRegion], Zone: object.Labels[labelZone], SubZone: object.Labels[labelSubZone]}
+		locality = mesh.Locality{Region: object.Labels[mesh.LabelRegion], Zone: object.Labels[mesh.LabelZone], SubZone: object.Labels[mesh.LabelSubZone]}
 	}
-	before, _ := s.nodes.Get([]byte(name))
-	s.nodes = put(s.nodes, []byte(name), locality, object != nil)
+	before, _ := s.World.Nodes.Get([]byte(name))
+	s.World.Nodes = put(s.World.Nodes, []byte(name), locality, object != nil)
 	if before == locality {
 		return
 	}
-	s.services.Root().Walk(func(_ []byte, service *corev1.Service) bool {
-		s.stale[s.hostOf(service.Namespace, service.Name)] = staleService{service.Namespace, service.Name}
-		return false
-	})
+	s.dirty.Tests = true // proxies there are elsewhere now
+	s.allStale()
 }
 
 // refreshEndpoints computes the endpoints of all stale services. A service whose endpoints' identities changed is
 // dirty itself: the identities stand in its cluster.
 func (s *step) refreshEndpoints() {
+	for entry := range s.staleEntries {
+		s.claimHost(entry.host, entry.namespace)
+	}
 	for _, host := range sortedKeys(s.stale) {
 		at := s.stale[host]
 		key := world.Key(host, at.namespace)
@@ -129,6 +145,11 @@ func (s *step) endpointsOf(service *mesh.Service) *mesh.Endpoints {
 			}
 		}
 	}
+	for _, workload := range s.workloadsOf(service.Namespace, service.Selector) {
+		for _, port := range service.Ports {
+			out.ByPort[port.Number] = append(out.ByPort[port.Number], s.entryEndpoint(workload.Namespace, false, &workload.Spec, &api.ServicePort{Name: port.Name, Number: port.Number, TargetPort: port.TargetPort}))
+		}
+	}
 	for _, list := range out.ByPort {
 		sort.Slice(list, func(i, j int) bool {
 			if list[i].Address != list[j].Address {
@@ -148,15 +169,11 @@ func (s *step) convertEndpoint(slice *discoveryv1.EndpointSlice, from *discovery
 	out := mesh.Endpoint{Port: port, Healthy: true, Weight: 1, Cluster: s.options.ClusterID}
 	if from.NodeName != nil {
 		out.Node = *from.NodeName
-		out.Locality, _ = s.nodes.Get([]byte(out.Node))
+		out.Locality, _ = s.World.Nodes.Get([]byte(out.Node))
 	}
 	if from.TargetRef != nil && from.TargetRef.Kind == "Pod" {
 		if pod, ok := s.pods.Get(world.Key(slice.Namespace, from.TargetRef.Name)); ok {
-			out.Workload = pod.Name
-			out.Labels = pod.Labels
-			out.Network = pod.Labels[labelNetwork]
-			out.Account = s.identity(pod.Namespace, pod.Spec.ServiceAccountName)
-			out.MTLS = pod.Labels[labelTLSMode] == "istio" && s.World.MTLSMode(pod.Namespace, pod.Labels, port) != mesh.Disable
+			s.describe(&out, pod)
 		}
 	}
 	list := make([]mesh.Endpoint, 0, len(from.Addresses))

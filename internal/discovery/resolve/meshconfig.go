@@ -5,6 +5,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 	meshapi "istio.io/api/mesh/v1alpha1"
+	networking "istio.io/api/networking/v1alpha3"
+	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
@@ -14,7 +16,7 @@ import (
 func defaultConfig(options Options) *mesh.Config {
 	return &mesh.Config{
 		RootNamespace: options.RootNamespace, TrustDomain: "cluster.local", Domain: options.Domain, AllowAny: true, AutoMTLS: true,
-		ConnectTimeoutMillis: 10_000, IngressService: "istio-ingressgateway",
+		ConnectTimeoutMillis: 10_000, DNSRefreshMillis: 60_000, IngressService: "istio-ingressgateway",
 	}
 }
 
@@ -41,23 +43,31 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 	if reflect.DeepEqual(config, s.World.Config) {
 		return
 	}
-	identities := config.TrustDomain != s.World.Config.TrustDomain
+	identities := config.TrustDomain != s.World.Config.TrustDomain || config.RootNamespace != s.World.Config.RootNamespace
 	s.World.Config = config
 	s.dirty.All = true
 	if identities {
-		for _, service := range s.allServices() {
-			s.stale[s.hostOf(service.Namespace, service.Name)] = staleService{service.Namespace, service.Name}
-		}
+		s.allStale()
 	}
 }
 
-func (s *step) allServices() []*corev1.Service {
-	var all []*corev1.Service
+// allStale makes the endpoints of every service be computed anew.
+func (s *step) allStale() {
 	s.services.Root().Walk(func(_ []byte, service *corev1.Service) bool {
-		all = append(all, service)
+		s.stale[s.hostOf(service.Namespace, service.Name)] = staleService{service.Namespace, service.Name}
 		return false
 	})
-	return all
+	s.entries.Root().Walk(func(_ []byte, entry *networkingv1.ServiceEntry) bool {
+		for _, host := range entry.Spec.Hosts {
+			s.staleEntries[staleEntry{host, entry.Namespace}] = true
+		}
+		return false
+	})
+}
+
+var pathNormalizations = map[meshapi.MeshConfig_ProxyPathNormalization_NormalizationType]mesh.PathNormalization{
+	meshapi.MeshConfig_ProxyPathNormalization_NONE: mesh.PathsNone, meshapi.MeshConfig_ProxyPathNormalization_MERGE_SLASHES: mesh.PathsMergeSlashes,
+	meshapi.MeshConfig_ProxyPathNormalization_DECODE_AND_MERGE_SLASHES: mesh.PathsDecode,
 }
 
 func readConfig(config *mesh.Config, api *meshapi.MeshConfig) {
@@ -82,6 +92,20 @@ func readConfig(config *mesh.Config, api *meshapi.MeshConfig) {
 	if t := api.ProtocolDetectionTimeout; t != nil {
 		config.DetectionTimeoutMillis = t.AsDuration().Milliseconds()
 	}
+	if t := api.DnsRefreshRate; t != nil {
+		config.DNSRefreshMillis = t.AsDuration().Milliseconds()
+	}
+	config.H2Upgrade = api.H2UpgradePolicy == meshapi.MeshConfig_UPGRADE
+	config.Keepalive, config.LocalityLB, config.Retries = api.TcpKeepalive, api.LocalityLbSetting, api.DefaultHttpRetryPolicy
+	if p := api.DefaultTrafficPolicy; p != nil {
+		config.Traffic = &networking.TrafficPolicy{ConnectionPool: p.ConnectionPool, OutlierDetection: p.OutlierDetection}
+	}
+	config.Paths = pathNormalizations[api.GetPathNormalization().GetNormalization()]
+	config.Providers = map[string]*meshapi.MeshConfig_ExtensionProvider{}
+	for _, p := range api.ExtensionProviders {
+		config.Providers[p.Name] = p
+	}
+	config.ExportRoutes, config.ExportRules, config.ExportServices = api.DefaultVirtualServiceExportTo, api.DefaultDestinationRuleExportTo, api.DefaultServiceExportTo
 	if api.IngressService != "" {
 		config.IngressService = api.IngressService
 	}

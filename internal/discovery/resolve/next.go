@@ -30,11 +30,12 @@ type State struct {
 	World *world.World
 
 	options   Options
+	aliased   *iradix.Tree[string]                     // what an ExternalName Service names, by namespace NUL name
 	slices    *iradix.Tree[*discoveryv1.EndpointSlice] // by namespace NUL service NUL name
 	pods      *iradix.Tree[*corev1.Pod]                // by namespace NUL name
-	nodes     *iradix.Tree[mesh.Locality]              // by name
 	services  *iradix.Tree[*corev1.Service]            // by namespace NUL name
 	entries   *iradix.Tree[*networking.ServiceEntry]   // by namespace NUL name
+	workloads *iradix.Tree[*networking.WorkloadEntry]  // by namespace NUL name
 	virtual   *iradix.Tree[*mesh.VirtualService]       // by namespace NUL name
 	routes    *iradix.Tree[*networking.VirtualService] // by namespace NUL name
 	roots     *iradix.Tree[rootOf]                     // by a delegate's namespace NUL name NUL its root's
@@ -46,8 +47,8 @@ type State struct {
 func Start(options Options) *State {
 	return &State{
 		World: world.New(defaultConfig(options)), options: options,
-		slices: iradix.New[*discoveryv1.EndpointSlice](), pods: iradix.New[*corev1.Pod](), nodes: iradix.New[mesh.Locality](),
-		services: iradix.New[*corev1.Service](), entries: iradix.New[*networking.ServiceEntry](),
+		aliased: iradix.New[string](), slices: iradix.New[*discoveryv1.EndpointSlice](), pods: iradix.New[*corev1.Pod](),
+		services: iradix.New[*corev1.Service](), entries: iradix.New[*networking.ServiceEntry](), workloads: iradix.New[*networking.WorkloadEntry](),
 		virtual: iradix.New[*mesh.VirtualService](), routes: iradix.New[*networking.VirtualService](), roots: iradix.New[rootOf](), ruleHosts: iradix.New[string](), problems: iradix.New[[]Problem](),
 	}
 }
@@ -67,7 +68,7 @@ func Next(previous *State, changes []source.Change) (*State, world.Dirty) {
 	s := *previous
 	w := *previous.World
 	s.World = &w
-	step := &step{State: &s, dirty: world.NewDirty(), stale: map[string]staleService{}}
+	step := &step{State: &s, dirty: world.NewDirty(), stale: map[string]staleService{}, staleEntries: map[staleEntry]bool{}}
 	for _, change := range changes {
 		step.apply(change)
 	}
@@ -75,15 +76,22 @@ func Next(previous *State, changes []source.Change) (*State, world.Dirty) {
 	return step.State, step.dirty
 }
 
+// KeySet is the kind of a change that tells of keys; its name is their source.
+const KeySet = "KeySet"
+
 // step is one Next on its way.
 type step struct {
 	*State
 	dirty world.Dirty
 	// stale are the hosts whose endpoints must be computed anew, once for all changes.
 	stale map[string]staleService
+	// staleEntries are hosts of ServiceEntries that select what changed.
+	staleEntries map[staleEntry]bool
 }
 
 type staleService struct{ namespace, name string }
+
+type staleEntry struct{ host, namespace string }
 
 // apply hands a change to its kind. The cast of a missing object gives nil, which means gone.
 func (s *step) apply(change source.Change) {
@@ -115,6 +123,21 @@ func (s *step) apply(change source.Change) {
 	case "Gateway":
 		object, _ := change.Object.(*networking.Gateway)
 		s.gateway(change.Namespace, change.Name, object)
+	case "AuthorizationPolicy":
+		object, _ := change.Object.(*security.AuthorizationPolicy)
+		s.authorizationPolicy(change.Namespace, change.Name, object)
+	case "RequestAuthentication":
+		object, _ := change.Object.(*security.RequestAuthentication)
+		s.requestAuthentication(change.Namespace, change.Name, object)
+	case KeySet:
+		object, _ := change.Object.(*mesh.KeySet)
+		s.keySet(change.Name, object)
+	case "WorkloadEntry":
+		object, _ := change.Object.(*networking.WorkloadEntry)
+		s.workloadEntry(change.Namespace, change.Name, object)
+	case "Sidecar":
+		object, _ := change.Object.(*networking.Sidecar)
+		s.sidecar(change.Namespace, change.Name, object)
 	case "PeerAuthentication":
 		object, _ := change.Object.(*security.PeerAuthentication)
 		s.peerAuthentication(change.Namespace, change.Name, object)

@@ -19,6 +19,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
 )
 
@@ -36,7 +37,7 @@ func randomChange(r *rand.Rand) source.Change {
 	namespace, n := pick(r, "a", "b", "istio-system"), r.IntN(4)
 	name := fmt.Sprintf("o%d", n)
 	labels := map[string]string{"app": name, "version": pick(r, "v1", "v2"), labelTLSMode: pick(r, "istio", "")}
-	kind := pick(r, "Service", "EndpointSlice", "Pod", "Node", "VirtualService", "DestinationRule", "ServiceEntry", "Gateway", "PeerAuthentication", "ConfigMap")
+	kind := pick(r, "Service", "EndpointSlice", "Pod", "Node", "VirtualService", "DestinationRule", "ServiceEntry", "Gateway", "PeerAuthentication", "ConfigMap", "Sidecar", "WorkloadEntry")
 	change := source.Change{Kind: kind, Namespace: namespace, Name: name}
 	if kind == "ConfigMap" {
 		change.Namespace, change.Name = "istio-system", "istio"
@@ -54,6 +55,9 @@ func randomObject(r *rand.Rand, kind, namespace, name string, labels map[string]
 	port, portName := int32(80), "http"
 	switch kind {
 	case "Service":
+		if r.IntN(4) == 0 {
+			return &corev1.Service{ObjectMeta: meta(namespace, name, nil), Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: pick(r, "o1.a.svc.cluster.local", "o2.b.svc.cluster.local", "x.test")}}
+		}
 		return &corev1.Service{ObjectMeta: meta(namespace, name, nil), Spec: corev1.ServiceSpec{ClusterIP: pick(r, "10.0.0.1", "None"), Selector: map[string]string{"app": name},
 			Ports: []corev1.ServicePort{{Name: pick(r, "http", "tcp", "x"), Port: port}}}}
 	case "EndpointSlice":
@@ -63,9 +67,9 @@ func randomObject(r *rand.Rand, kind, namespace, name string, labels map[string]
 			Ports: []discoveryv1.EndpointPort{{Name: &portName, Port: &port}}, Endpoints: []discoveryv1.Endpoint{{Addresses: []string{pick(r, "10.1.0.1", "10.1.0.2")},
 				Conditions: discoveryv1.EndpointConditions{Ready: &ready}, NodeName: &node, TargetRef: &corev1.ObjectReference{Kind: "Pod", Name: name}}}}
 	case "Pod":
-		return &corev1.Pod{ObjectMeta: meta(namespace, name, labels), Spec: corev1.PodSpec{ServiceAccountName: pick(r, "x", "y")}, Status: corev1.PodStatus{PodIP: "10.1.0.1"}}
+		return &corev1.Pod{ObjectMeta: meta(namespace, name, labels), Spec: corev1.PodSpec{ServiceAccountName: pick(r, "x", "y")}, Status: corev1.PodStatus{PodIP: "10.1.0.1", Phase: corev1.PodPhase(pick(r, "Running", "Failed"))}}
 	case "Node":
-		return &corev1.Node{ObjectMeta: meta("", name, map[string]string{labelRegion: pick(r, "east", "west")})}
+		return &corev1.Node{ObjectMeta: meta("", name, map[string]string{mesh.LabelRegion: pick(r, "east", "west")})}
 	case "VirtualService":
 		switch r.IntN(4) {
 		case 0: // a root
@@ -80,10 +84,22 @@ func randomObject(r *rand.Rand, kind, namespace, name string, labels map[string]
 		return &networking.VirtualService{ObjectMeta: meta(namespace, name, nil), Spec: api.VirtualService{Hosts: []string{pick(r, "o1", "*.test", "x.test")}, Gateways: []string{pick(r, "mesh", "o1")},
 			Http: []*api.HTTPRoute{{Match: []*api.HTTPMatchRequest{{SourceLabels: map[string]string{"app": pick(r, "p", "q")}}}, Route: []*api.HTTPRouteDestination{{Destination: &api.Destination{Host: pick(r, "o1", "")}}}}}}}
 	case "DestinationRule":
+		if r.IntN(3) == 0 {
+			return &networking.DestinationRule{ObjectMeta: meta(namespace, name, nil), Spec: api.DestinationRule{Host: "o1", WorkloadSelector: &typeapi.WorkloadSelector{MatchLabels: map[string]string{"app": pick(r, "p", "q")}},
+				TrafficPolicy: &api.TrafficPolicy{OutlierDetection: &api.OutlierDetection{}, LoadBalancer: &api.LoadBalancerSettings{LocalityLbSetting: &api.LocalityLoadBalancerSetting{FailoverPriority: []string{pick(r, "a", "b")}}}}}}
+		}
 		return &networking.DestinationRule{ObjectMeta: meta(namespace, name, nil), Spec: api.DestinationRule{Host: pick(r, "o1", "x.test"), Subsets: []*api.Subset{{Name: pick(r, "v1", "v2"), Labels: map[string]string{"version": "v1"}}}}}
 	case "ServiceEntry": // a host each, since of two objects that claim one the order of their ages decides
+		if r.IntN(3) == 0 {
+			return &networking.ServiceEntry{ObjectMeta: meta(namespace, name, nil), Spec: api.ServiceEntry{Hosts: []string{name + ".x.test"}, Resolution: api.ServiceEntry_STATIC,
+				Ports: []*api.ServicePort{{Number: 80, Name: "http", Protocol: "HTTP"}}, WorkloadSelector: &api.WorkloadSelector{Labels: map[string]string{"app": pick(r, "o0", "o1")}}}}
+		}
 		return &networking.ServiceEntry{ObjectMeta: meta(namespace, name, nil), Spec: api.ServiceEntry{Hosts: []string{name + "." + pick(r, "x", "y") + ".test"}, Resolution: api.ServiceEntry_STATIC,
 			Ports: []*api.ServicePort{{Number: 80, Name: "http", Protocol: "HTTP"}}, Endpoints: []*api.WorkloadEntry{{Address: pick(r, "1.1.1.1", "nonsense")}}}}
+	case "Sidecar":
+		return &networking.Sidecar{ObjectMeta: meta(namespace, name, nil), Spec: api.Sidecar{Egress: []*api.IstioEgressListener{{Hosts: []string{pick(r, "./*", "*/o1.a.svc.cluster.local", "~/*")}}}}}
+	case "WorkloadEntry":
+		return &networking.WorkloadEntry{ObjectMeta: meta(namespace, name, nil), Spec: api.WorkloadEntry{Address: pick(r, "10.2.0.1", ""), Labels: map[string]string{"app": pick(r, "o0", "o1", "o2")}, ServiceAccount: pick(r, "x", "")}}
 	case "Gateway":
 		return &networking.Gateway{ObjectMeta: meta(namespace, name, nil), Spec: api.Gateway{Selector: map[string]string{"istio": "x"}, Servers: []*api.Server{{Port: &api.Port{Number: 80, Protocol: pick(r, "HTTP", "NONSENSE")}, Hosts: []string{"*"}}}}}
 	case "PeerAuthentication":
@@ -153,6 +169,11 @@ func TestNextEqualsFromScratch(t *testing.T) {
 		compare(t, "Gateways", flat(got.Gateways), flat(want.Gateways))
 		compare(t, "PeerAuthentications", flat(got.PeerAuthentications), flat(want.PeerAuthentications))
 		compare(t, "selecting services", flat(got.Selecting), flat(want.Selecting))
+		compare(t, "Sidecars", flat(got.Sidecars), flat(want.Sidecars))
+		compare(t, "aliases", flat(got.Aliases), flat(want.Aliases))
+		compare(t, "leading VirtualServices", flat(got.Leading), flat(want.Leading))
+		compare(t, "place tests", flat(got.PlaceTests), flat(want.PlaceTests))
+		compare(t, "nodes", flat(got.Nodes), flat(want.Nodes))
 		compare(t, "source tests", flat(got.SourceTests), flat(want.SourceTests))
 	}
 }

@@ -44,6 +44,12 @@ func (s *step) policyChanged(namespace string) {
 	} else {
 		s.dirty.Workloads(namespace)
 	}
+	s.World.Selecting.Root().Walk(func(_ []byte, service *mesh.Service) bool {
+		if !service.Kubernetes && (namespace == s.World.Config.RootNamespace || service.Namespace == namespace) {
+			s.selectAnew(service)
+		}
+		return false
+	})
 	s.services.Root().Walk(func(_ []byte, service *corev1.Service) bool {
 		if namespace == s.World.Config.RootNamespace || service.Namespace == namespace {
 			host := s.hostOf(service.Namespace, service.Name)

@@ -22,10 +22,14 @@ func (s *step) service(namespace, name string, object *corev1.Service) {
 	host := s.hostOf(namespace, name)
 	key := world.Key(namespace, name)
 	exists := object != nil && object.Spec.Type != corev1.ServiceTypeExternalName
+	s.alias(namespace, name, object)
 	s.services = put(s.services, key, object, exists)
 	s.dirty.Host(host)
 	s.dirty.Workloads(namespace)
 	if !exists {
+		if before, ok := s.World.Services.Get(world.Key(host, namespace)); ok && before.Kubernetes {
+			s.countNear(before, -1)
+		}
 		s.World.Services, _, _ = s.World.Services.Delete(world.Key(host, namespace))
 		s.World.Selecting, _, _ = s.World.Selecting.Delete(key)
 		s.World.Endpoints, _, _ = s.World.Endpoints.Delete(world.Key(host, namespace))
@@ -35,12 +39,21 @@ func (s *step) service(namespace, name string, object *corev1.Service) {
 	converted := s.convertService(host, object)
 	if before, ok := s.World.Services.Get(world.Key(host, namespace)); ok {
 		converted.Accounts = before.Accounts
+		s.countNear(before, -1)
 	}
+	s.countNear(converted, 1)
 	s.World.Services, _, _ = s.World.Services.Insert(world.Key(host, namespace), converted)
 	s.World.Selecting = put(s.World.Selecting, key, converted, len(converted.Selector) > 0)
 	s.stale[host] = staleService{namespace, name}
 	if name == s.World.Config.IngressService {
 		s.dirty.Gateways = true
+	}
+}
+
+// countNear keeps what a service asks about where its callers run.
+func (s *step) countNear(service *mesh.Service, by int) {
+	for _, label := range service.Near {
+		s.countPlace(label, by)
 	}
 }
 
@@ -50,6 +63,7 @@ func (s *step) convertService(host string, object *corev1.Service) *mesh.Service
 		Created: object.CreationTimestamp.Unix(), Selector: object.Spec.Selector,
 		ExportTo: splitList(object.Annotations[exportAnnotation]),
 	}
+	out.Near = nearFirst(object)
 	if object.Spec.ClusterIP == corev1.ClusterIPNone {
 		out.Headless = true
 	} else {
@@ -75,6 +89,52 @@ func (s *step) convertService(host string, object *corev1.Service) *mesh.Service
 		}
 	}
 	return out
+}
+
+// alias keeps what a Service of type ExternalName is another name of.
+func (s *step) alias(namespace, name string, object *corev1.Service) {
+	key, host := world.Key(namespace, name), s.hostOf(namespace, name)
+	if before, ok := s.aliased.Get(key); ok {
+		s.markAliased(before)
+		s.World.Aliases, _, _ = s.World.Aliases.Delete(world.Key(before, host))
+		s.aliased, _, _ = s.aliased.Delete(key)
+	}
+	if object == nil || object.Spec.Type != corev1.ServiceTypeExternalName || object.Spec.ExternalName == "" {
+		return
+	}
+	target := strings.TrimSuffix(object.Spec.ExternalName, ".")
+	s.aliased, _, _ = s.aliased.Insert(key, target)
+	s.World.Aliases, _, _ = s.World.Aliases.Insert(world.Key(target, host), world.Alias{Host: host, Name: name, Namespace: namespace})
+	s.markAliased(target)
+}
+
+// markAliased marks a host, and those that it is itself an alias of.
+func (s *step) markAliased(host string) {
+	for seen := map[string]bool{}; host != "" && !seen[host]; {
+		seen[host] = true
+		s.dirty.Host(host)
+		name, rest, _ := strings.Cut(host, ".")
+		namespace, _, _ := strings.Cut(rest, ".")
+		host, _ = s.aliased.Get(world.Key(namespace, name))
+	}
+}
+
+// trafficDistribution is what a Service's spec of that name, or the annotation of before it, asks to look at.
+var trafficDistribution = map[string][]string{
+	"PreferClose":    {mesh.LabelNetwork, mesh.LabelRegion, mesh.LabelZone, mesh.LabelSubZone},
+	"PreferSameZone": {mesh.LabelNetwork, mesh.LabelRegion, mesh.LabelZone},
+	"PreferSameNode": {mesh.LabelNetwork, mesh.LabelRegion, mesh.LabelZone, mesh.LabelSubZone, mesh.LabelHostname},
+}
+
+// distributionAnnotation is where Istio's documents put it before Kubernetes had the field.
+const distributionAnnotation = "networking.istio.io/traffic-distribution"
+
+func nearFirst(object *corev1.Service) []string {
+	wish := object.Annotations[distributionAnnotation]
+	if object.Spec.TrafficDistribution != nil {
+		wish = *object.Spec.TrafficDistribution
+	}
+	return trafficDistribution[wish]
 }
 
 func splitList(text string) []string {

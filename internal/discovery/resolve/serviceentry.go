@@ -3,6 +3,7 @@ package resolve
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sort"
 	"strings"
@@ -58,18 +59,26 @@ func (s *step) claimHost(host, namespace string) string {
 			owner = entry
 		}
 	}
-	s.dirty.Host(host)
 	s.dirty.Endpoint(host)
+	selecting := world.Key(namespace, "entry", host)
 	if owner == nil {
+		s.dirty.Host(host)
 		s.World.Services, _, _ = s.World.Services.Delete(key)
 		s.World.Endpoints, _, _ = s.World.Endpoints.Delete(key)
+		s.World.Selecting, _, _ = s.World.Selecting.Delete(selecting)
 		return ""
 	}
 	quiet := &report{} // its own change has reported on it
 	service := convertEntry(host, owner, quiet)
 	endpoints := s.entryEndpoints(host, owner, quiet)
 	service.Accounts = accountsOf(endpoints)
+	if before, ok := s.World.Services.Get(key); ok && reflect.DeepEqual(before, service) {
+		service = before // only its endpoints are others
+	} else {
+		s.dirty.Host(host)
+	}
 	s.World.Services, _, _ = s.World.Services.Insert(key, service)
+	s.World.Selecting = put(s.World.Selecting, selecting, service, len(service.Selector) > 0)
 	s.World.Endpoints, _, _ = s.World.Endpoints.Insert(key, endpoints)
 	return owner.Name
 }
@@ -77,8 +86,8 @@ func (s *step) claimHost(host, namespace string) string {
 func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh.Service {
 	spec := &object.Spec
 	out := &mesh.Service{
-		Host: host, Name: object.Name, Namespace: object.Namespace, Addresses: spec.Addresses, ExportTo: spec.ExportTo,
-		External: spec.Location == api.ServiceEntry_MESH_EXTERNAL, Created: object.CreationTimestamp.Unix(),
+		Host: host, Name: object.Name, Namespace: object.Namespace, Addresses: spec.Addresses, ExportTo: spec.ExportTo, Selector: spec.GetWorkloadSelector().GetLabels(),
+		Names: spec.SubjectAltNames, External: spec.Location == api.ServiceEntry_MESH_EXTERNAL, Created: object.CreationTimestamp.Unix(),
 	}
 	switch spec.Resolution {
 	case api.ServiceEntry_STATIC:
@@ -109,8 +118,12 @@ func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh
 func (s *step) entryEndpoints(host string, object *networking.ServiceEntry, r *report) *mesh.Endpoints {
 	spec := &object.Spec
 	out := &mesh.Endpoints{Host: host, ByPort: map[uint32][]mesh.Endpoint{}}
-	if spec.WorkloadSelector != nil {
-		r.warn("spec.workloadSelector", ReasonUnsupported, "is not supported yet; name endpoints")
+	if len(spec.WorkloadSelector.GetLabels()) > 0 {
+		if len(spec.Endpoints) > 0 {
+			r.refuse("spec.workloadSelector", "and endpoints cannot both be set; remove one of them")
+		}
+		s.selectEndpoints(object, out)
+		return out
 	}
 	if len(spec.Endpoints) == 0 && spec.Resolution != api.ServiceEntry_STATIC && spec.Resolution != api.ServiceEntry_NONE {
 		for _, port := range spec.Ports { // the host itself is what DNS resolves
@@ -128,7 +141,7 @@ func (s *step) entryEndpoints(host string, object *networking.ServiceEntry, r *r
 			continue
 		}
 		for _, port := range spec.Ports {
-			out.ByPort[port.Number] = append(out.ByPort[port.Number], s.entryEndpoint(object, endpoint, port))
+			out.ByPort[port.Number] = append(out.ByPort[port.Number], s.entryEndpoint(object.Namespace, spec.Location == api.ServiceEntry_MESH_EXTERNAL, endpoint, port))
 		}
 	}
 	for _, list := range out.ByPort {
@@ -137,7 +150,30 @@ func (s *step) entryEndpoints(host string, object *networking.ServiceEntry, r *r
 	return out
 }
 
-func (s *step) entryEndpoint(object *networking.ServiceEntry, from *api.WorkloadEntry, port *api.ServicePort) mesh.Endpoint {
+// selectEndpoints adds the Pods and WorkloadEntries that a ServiceEntry selects.
+func (s *step) selectEndpoints(object *networking.ServiceEntry, out *mesh.Endpoints) {
+	external := object.Spec.Location == api.ServiceEntry_MESH_EXTERNAL
+	selector := object.Spec.WorkloadSelector.Labels
+	for _, port := range object.Spec.Ports {
+		var list []mesh.Endpoint
+		for _, workload := range s.workloadsOf(object.Namespace, selector) {
+			list = append(list, s.entryEndpoint(workload.Namespace, external, &workload.Spec, port))
+		}
+		number := port.TargetPort
+		if number == 0 {
+			number = port.Number
+		}
+		for _, pod := range s.podsOf(object.Namespace, selector) {
+			endpoint := s.podEndpoint(pod, number)
+			endpoint.Address, endpoint.MTLS = pod.Status.PodIP, endpoint.MTLS && !external
+			list = append(list, endpoint)
+		}
+		sort.SliceStable(list, func(i, j int) bool { return list[i].Address < list[j].Address })
+		out.ByPort[port.Number] = list
+	}
+}
+
+func (s *step) entryEndpoint(namespace string, external bool, from *api.WorkloadEntry, port *api.ServicePort) mesh.Endpoint {
 	number := from.Ports[port.Name]
 	if number == 0 {
 		number = port.TargetPort
@@ -154,10 +190,9 @@ func (s *step) entryEndpoint(object *networking.ServiceEntry, from *api.Workload
 	out.Locality = mesh.Locality{Region: parts[0], Zone: parts[1], SubZone: strings.TrimSuffix(parts[2], "//")}
 	out.Locality.SubZone = strings.Trim(out.Locality.SubZone, "/")
 	if from.ServiceAccount != "" {
-		out.Account = s.identity(object.Namespace, from.ServiceAccount)
+		out.Account = s.identity(namespace, from.ServiceAccount)
 	}
 	mode := from.Labels[labelTLSMode]
-	external := object.Spec.Location == api.ServiceEntry_MESH_EXTERNAL
 	out.MTLS = !external && (mode == "istio" || mode == "" && from.ServiceAccount != "")
 	return out
 }

@@ -46,6 +46,9 @@ func (s *step) resolveRoutes(namespace, name string) {
 	for _, host := range converted.Hosts {
 		s.World.VirtualServices, _, _ = s.World.VirtualServices.Insert(world.Key(host, namespace, name), converted)
 	}
+	converted.EachDestination(func(d mesh.Destination) {
+		s.World.Leading, _, _ = s.World.Leading.Insert(world.Key(d.Host, namespace, name), converted)
+	})
 	s.markRoutes(converted)
 	s.countTests(converted, 1)
 }
@@ -54,6 +57,9 @@ func (s *step) forgetVirtualService(v *mesh.VirtualService) {
 	for _, host := range v.Hosts {
 		s.World.VirtualServices, _, _ = s.World.VirtualServices.Delete(world.Key(host, v.Namespace, v.Name))
 	}
+	v.EachDestination(func(d mesh.Destination) {
+		s.World.Leading, _, _ = s.World.Leading.Delete(world.Key(d.Host, v.Namespace, v.Name))
+	})
 	s.markRoutes(v)
 	s.countTests(v, -1)
 }
@@ -64,31 +70,44 @@ func (s *step) markRoutes(v *mesh.VirtualService) {
 			for _, host := range v.Hosts {
 				s.dirty.Host(host)
 			}
+			if s.World.Sidecars.Len() > 0 { // they import what a VirtualService sends to
+				v.EachDestination(func(d mesh.Destination) { s.dirty.Host(d.Host) })
+			}
 		} else {
 			s.dirty.Gateways = true
 		}
 	}
 }
 
-// countTests keeps World.SourceTests: which conditions on callers there are.
+// countTests keeps which conditions on callers there are.
 func (s *step) countTests(v *mesh.VirtualService, by int) {
 	for _, route := range v.HTTP {
 		for _, match := range route.Match {
-			if len(match.SourceLabels) == 0 && match.SourceNamespace == "" {
-				continue
-			}
-			key := world.TestKey(match.SourceNamespace, match.SourceLabels)
-			test, _ := s.World.SourceTests.Get(key)
-			if test.Uses == 0 {
-				test = world.SourceTest{Labels: match.SourceLabels, Namespace: match.SourceNamespace}
-			}
-			test.Uses += by
-			if test.Uses <= 1 {
-				s.dirty.Tests = true
-			}
-			s.World.SourceTests = put(s.World.SourceTests, key, test, test.Uses > 0)
+			s.countTest(match.SourceNamespace, match.SourceLabels, by)
 		}
 	}
+	for _, rules := range [][]*mesh.L4Route{v.TLS, v.TCP} {
+		for _, rule := range rules {
+			s.countTest(rule.SourceNS, rule.SourceLabels, by)
+		}
+	}
+}
+
+// countTest keeps one condition in World.SourceTests while anything has it.
+func (s *step) countTest(namespace string, labels map[string]string, by int) {
+	if len(labels) == 0 && namespace == "" {
+		return
+	}
+	key := world.TestKey(namespace, labels)
+	test, _ := s.World.SourceTests.Get(key)
+	if test.Uses == 0 {
+		test = world.SourceTest{Labels: labels, Namespace: namespace}
+	}
+	test.Uses += by
+	if test.Uses <= 1 {
+		s.dirty.Tests = true
+	}
+	s.World.SourceTests = put(s.World.SourceTests, key, test, test.Uses > 0)
 }
 
 func (s *step) convertVirtualService(object *networking.VirtualService, r *report) *mesh.VirtualService {
@@ -222,6 +241,8 @@ func convertMirrors(names naming, from *api.HTTPRoute, field string, r *report) 
 		percent := 100.0
 		if from.MirrorPercentage != nil {
 			percent = from.MirrorPercentage.Value
+		} else if from.MirrorPercent != nil { //nolint:staticcheck // what older documents write
+			percent = float64(from.MirrorPercent.Value) //nolint:staticcheck // the same
 		}
 		out = append(out, mesh.Mirror{Destination: convertDestination(names, from.Mirror, 0, nil, field+".mirror", r), Percent: percent})
 	}

@@ -65,7 +65,7 @@ func boundTo(w *world.World, gateway *mesh.Gateway, server mesh.Server) []*mesh.
 	seen := map[mesh.Owner]bool{}
 	var list []*mesh.VirtualService
 	w.VirtualServices.Root().Walk(func(_ []byte, v *mesh.VirtualService) bool {
-		if seen[v.Owner] || !v.OnGateway(name) || !v.VisibleFrom(gateway.Namespace) {
+		if seen[v.Owner] || !v.OnGateway(name) || !v.VisibleFrom(gateway.Namespace, w.Config) {
 			return false
 		}
 		seen[v.Owner] = true

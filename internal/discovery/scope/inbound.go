@@ -1,8 +1,10 @@
 package scope
 
 import (
+	"net"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 	"github.com/slipway-mesh/slipway/internal/discovery/world"
@@ -11,8 +13,16 @@ import (
 // Inbound computes what a workload serves and accepts. Where two services have one port of it, the older counts.
 func Inbound(w *world.World, proxy *mesh.Proxy) *mesh.Inbound {
 	services := selecting(w, proxy)
-	out := &mesh.Inbound{Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, 0)}
+	out := &mesh.Inbound{Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, 0), Guard: w.Guard(proxy.Namespace, proxy.Labels)}
 	seen := map[uint32]bool{}
+	sidecar := w.Sidecar(proxy.Namespace, proxy.Labels)
+	if sidecar != nil && len(sidecar.Ingress) > 0 {
+		services = nil
+		for _, ingress := range sidecar.Ingress {
+			seen[ingress.Port] = true
+			out.Ports = append(out.Ports, ingressPort(w, proxy, ingress))
+		}
+	}
 	for _, service := range services {
 		endpoints := w.EndpointsOf(service)
 		for _, port := range service.Ports {
@@ -33,7 +43,31 @@ func Inbound(w *world.World, proxy *mesh.Proxy) *mesh.Inbound {
 			out.Ports = append(out.Ports, mesh.InboundPort{Port: port, Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, port)})
 		}
 	}
+	if sidecar != nil && sidecar.Pool != nil {
+		for i := range out.Ports {
+			if out.Ports[i].Pool == nil {
+				out.Ports[i].Pool = sidecar.Pool
+			}
+		}
+	}
 	sort.Slice(out.Ports, func(i, j int) bool { return out.Ports[i].Port < out.Ports[j].Port })
+	return out
+}
+
+// ingressPort is a port that a Sidecar says is served. 0.0.0.0 means the pod's own address.
+func ingressPort(w *world.World, proxy *mesh.Proxy, from *mesh.Ingress) mesh.InboundPort {
+	out := mesh.InboundPort{Port: from.Port, Protocol: from.Protocol, Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, from.Port), Bound: from.Bound, Endpoint: from.Endpoint, Pool: from.Pool}
+	for _, unspecified := range []string{"0.0.0.0:", "[::]:"} {
+		if port, ok := strings.CutPrefix(from.Endpoint, unspecified); ok {
+			out.Endpoint = net.JoinHostPort(proxy.Addresses[0], port)
+		}
+	}
+	if from.Bound {
+		out.Bind = proxy.Addresses[0]
+		if from.Bind != "" {
+			out.Bind = from.Bind
+		}
+	}
 	return out
 }
 

@@ -18,6 +18,10 @@ type Key struct {
 	Namespace string
 	// Tests are the source conditions that the proxy meets, by their texts.
 	Tests string
+	// Sidecar is the object that narrows what the proxies call, as namespace/name; empty where none does.
+	Sidecar string
+	// Place is where the proxies run, as far as a rule looks at it; see mesh.Place.
+	Place string
 	// Flavour is the build of Envoy, which decides how some of it is said.
 	Flavour mesh.Flavour
 	// Edge says that the proxies are gateways.
@@ -33,18 +37,54 @@ func KeyOf(w *world.World, proxy *mesh.Proxy) Key {
 		}
 		return false
 	})
-	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router}
+	narrowed := ""
+	if sidecar := w.Sidecar(proxy.Namespace, proxy.Labels); sidecar != nil && proxy.Kind == mesh.SidecarProxy {
+		narrowed = sidecar.Namespace + "/" + sidecar.Name
+	}
+	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router}
+}
+
+// placeOf tells where a proxy runs: what it says itself, or what its node does. It is empty while no rule asks.
+func placeOf(w *world.World, proxy *mesh.Proxy) string {
+	if w.PlaceTests.Len() == 0 {
+		return ""
+	}
+	place := mesh.Place{Locality: proxy.Locality, Labels: map[string]string{}}
+	if place.Locality == (mesh.Locality{}) {
+		place.Locality, _ = w.Nodes.Get([]byte(proxy.Node))
+	}
+	w.PlaceTests.Root().Walk(func(key []byte, _ int) bool {
+		switch name := string(key); name {
+		case "":
+		case mesh.LabelNetwork:
+			place.Labels[name] = proxy.Network
+		case mesh.LabelCluster:
+			place.Labels[name] = proxy.Cluster
+		case mesh.LabelHostname:
+			place.Labels[name] = proxy.Node
+		default:
+			place.Labels[name] = proxy.Labels[name]
+		}
+		return false
+	})
+	return place.Text()
 }
 
 // Scope is the hosts that the proxies of a key can call. It is immutable.
 type Scope struct {
 	Key
 	Hosts *iradix.Tree[*mesh.Outbound]
+	place *mesh.Place
+	// Sidecar narrows the scope; nil if nothing does.
+	Sidecar *mesh.Sidecar
+	// Config is the mesh's configuration as it counts here.
+	Config *mesh.Config
 }
 
 // New computes a scope from scratch.
 func New(w *world.World, key Key) *Scope {
-	s := &Scope{Key: key, Hosts: iradix.New[*mesh.Outbound]()}
+	s := &Scope{Key: key, Hosts: iradix.New[*mesh.Outbound](), place: mesh.ParsePlace(key.Place), Sidecar: sidecarOf(w, key.Sidecar)}
+	s.Config = s.configure(w)
 	txn := s.Hosts.Txn()
 	for _, host := range allHosts(w) {
 		if outbound := s.outbound(w, host); outbound != nil {
@@ -53,6 +93,12 @@ func New(w *world.World, key Key) *Scope {
 	}
 	s.Hosts = txn.Commit()
 	return s
+}
+
+func sidecarOf(w *world.World, name string) *mesh.Sidecar {
+	namespace, own, _ := strings.Cut(name, "/")
+	sidecar, _ := w.Sidecars.Get(world.Key(namespace, own))
+	return sidecar
 }
 
 // allHosts lists every host that a service or a VirtualService names.
@@ -71,10 +117,10 @@ func allHosts(w *world.World) []string {
 
 // Next brings the scope to a newer World and returns the hosts whose Outbound is another one now, sorted by tree order.
 func (s *Scope) Next(w *world.World, dirty world.Dirty) (*Scope, []string) {
-	if dirty.All {
+	if _, narrowedAnew := dirty.Sidecars[s.Key.Sidecar]; dirty.All || narrowedAnew {
 		return s.rebuild(w)
 	}
-	next := &Scope{Key: s.Key, Hosts: s.Hosts}
+	next := &Scope{Key: s.Key, Hosts: s.Hosts, place: s.place, Sidecar: s.Sidecar, Config: s.Config}
 	txn := s.Hosts.Txn()
 	var changed []string
 	for host := range s.affected(w, dirty) {
@@ -154,29 +200,34 @@ func same(a, b *mesh.Outbound) bool {
 
 // outbound computes what the scope does with a host; nil if the host means nothing here.
 func (s *Scope) outbound(w *world.World, host string) *mesh.Outbound {
-	service := w.Service(host, s.Namespace)
+	whole := w.Service(host, s.Namespace, s.imported(w))
+	service := s.narrow(w, whole)
 	routes := s.routes(w, host, service != nil)
 	if service == nil && routes == nil {
 		return nil
 	}
-	out := &mesh.Outbound{Host: host, Service: service, Domains: []string{host}, Edge: s.Edge}
+	out := &mesh.Outbound{Host: host, Service: service, Whole: whole, Domains: []string{host}, Place: s.place, Edge: s.Edge}
 	if routes != nil {
 		out.Routes = s.forCaller(routes)
 	}
 	if service != nil {
 		out.Domains = s.domains(w, service)
-		out.Rule = w.Rule(host, s.Namespace, service.Namespace)
+		out.Rule = w.Rule(host, s.Namespace, service.Namespace, s.selects)
 		out.MTLS = w.Config.AutoMTLS && !service.External && service.Resolution != mesh.Passthrough &&
 			w.MTLSMode(service.Namespace, nil, 0) != mesh.Disable
 	} else {
-		out.Rule = w.Rule(host, s.Namespace, s.Namespace)
+		out.Rule = w.Rule(host, s.Namespace, s.Namespace, s.selects)
 	}
 	return out
 }
 
 // routes returns the VirtualService that binds to the host. A host that is in no registry needs one that names it.
 func (s *Scope) routes(w *world.World, host string, registered bool) *mesh.VirtualService {
-	routes := w.MeshRoutes(host, s.Namespace)
+	var follows func(*mesh.VirtualService) bool
+	if s.Sidecar.Restricts() {
+		follows = s.Sidecar.ImportsRoutes
+	}
+	routes := w.MeshRoutes(host, s.Namespace, follows)
 	if routes == nil || registered {
 		return routes
 	}
@@ -192,7 +243,7 @@ func (s *Scope) routes(w *world.World, host string, registered bool) *mesh.Virtu
 func (s *Scope) domains(w *world.World, service *mesh.Service) []string {
 	domains := []string{service.Host}
 	add := func(name string) {
-		if w.Service(name, s.Namespace) == nil {
+		if w.Service(name, s.Namespace, nil) == nil {
 			domains = append(domains, name)
 		}
 	}
@@ -206,6 +257,14 @@ func (s *Scope) domains(w *world.World, service *mesh.Service) []string {
 			domains = append(domains, "*."+service.Host)
 		}
 	}
+	for _, alias := range w.AliasesOf(service.Host) {
+		add(alias.Host)
+		if alias.Namespace == s.Namespace {
+			add(alias.Name)
+		}
+		add(alias.Name + "." + alias.Namespace)
+		add(alias.Name + "." + alias.Namespace + ".svc")
+	}
 	for _, address := range service.Addresses {
 		if !strings.Contains(address, "/") {
 			domains = append(domains, address)
@@ -214,13 +273,22 @@ func (s *Scope) domains(w *world.World, service *mesh.Service) []string {
 	return domains
 }
 
+// meets says whether the scope's callers fulfil a condition.
+func (s *Scope) meets(namespace string, labels map[string]string) bool {
+	return slices.Contains(strings.Split(s.Tests, "\x01"), string(world.TestKey(namespace, labels)))
+}
+
+// selects says whether a DestinationRule with a selector is for this scope's callers.
+func (s *Scope) selects(rule *mesh.DestinationRule) bool {
+	return s.meets(rule.Namespace, rule.Selector)
+}
+
 // forCaller keeps the matches that can hold for this scope's callers. A VirtualService without conditions on callers
 // or gateways is returned as it is.
 func (s *Scope) forCaller(v *mesh.VirtualService) *mesh.VirtualService {
-	met := map[string]bool{}
-	for _, test := range strings.Split(s.Tests, "\x01") {
-		met[test] = true
-	}
+	v = filterL4(v, func(rule *mesh.L4Route) bool {
+		return len(rule.Gateways) > 0 || len(rule.SourceLabels) == 0 && rule.SourceNS == "" || s.meets(rule.SourceNS, rule.SourceLabels)
+	})
 	return filterMatches(v, func(m *networking.HTTPMatchRequest) bool {
 		if len(m.Gateways) > 0 {
 			return slices.Contains(m.Gateways, "mesh") // conditions on the caller do not count then
@@ -228,8 +296,19 @@ func (s *Scope) forCaller(v *mesh.VirtualService) *mesh.VirtualService {
 		if len(m.SourceLabels) == 0 && m.SourceNamespace == "" {
 			return true
 		}
-		return met[string(world.TestKey(m.SourceNamespace, m.SourceLabels))]
+		return s.meets(m.SourceNamespace, m.SourceLabels)
 	})
+}
+
+// filterL4 drops the TLS and TCP rules that keep refuses.
+func filterL4(v *mesh.VirtualService, keep func(*mesh.L4Route) bool) *mesh.VirtualService {
+	refused := func(rule *mesh.L4Route) bool { return !keep(rule) }
+	if !slices.ContainsFunc(v.TLS, refused) && !slices.ContainsFunc(v.TCP, refused) {
+		return v
+	}
+	out := *v
+	out.TLS, out.TCP = slices.DeleteFunc(slices.Clone(v.TLS), refused), slices.DeleteFunc(slices.Clone(v.TCP), refused)
+	return &out
 }
 
 // filterMatches drops the matches that keep refuses, and the routes that had matches and have none left.

@@ -50,6 +50,10 @@ func New(options Options, queue *Queue) (*Source, error) {
 		{"VirtualService", older.ForResource(networking.SchemeGroupVersion.WithResource("virtualservices")).Informer(), ours, nil},
 		{"DestinationRule", mesh.Networking().V1().DestinationRules().Informer(), ours, nil},
 		{"ServiceEntry", mesh.Networking().V1().ServiceEntries().Informer(), ours, nil},
+		{"AuthorizationPolicy", mesh.Security().V1().AuthorizationPolicies().Informer(), ours, nil},
+		{"RequestAuthentication", mesh.Security().V1().RequestAuthentications().Informer(), ours, nil},
+		{"WorkloadEntry", mesh.Networking().V1().WorkloadEntries().Informer(), ours, nil},
+		{"Sidecar", mesh.Networking().V1().Sidecars().Informer(), ours, nil},
 		{"PeerAuthentication", mesh.Security().V1().PeerAuthentications().Informer(), ours, nil},
 	} {
 		if err := s.add(k.kind, k.informer, k.keep, k.slim); err != nil {
@@ -91,5 +95,11 @@ func slimPod(object any) {
 	}
 	p.Annotations, p.OwnerReferences = nil, nil
 	p.Spec = corev1.PodSpec{ServiceAccountName: p.Spec.ServiceAccountName, NodeName: p.Spec.NodeName, HostNetwork: p.Spec.HostNetwork}
-	p.Status = corev1.PodStatus{Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}
+	var ready []corev1.PodCondition
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodReady {
+			ready = []corev1.PodCondition{{Type: c.Type, Status: c.Status}}
+		}
+	}
+	p.Status = corev1.PodStatus{Conditions: ready, Phase: p.Status.Phase, PodIP: p.Status.PodIP, PodIPs: p.Status.PodIPs}
 }

@@ -40,6 +40,14 @@ func NewObject(kind string) metav1.Object {
 		return &networking.DestinationRule{}
 	case "ServiceEntry":
 		return &networking.ServiceEntry{}
+	case "AuthorizationPolicy":
+		return &security.AuthorizationPolicy{}
+	case "RequestAuthentication":
+		return &security.RequestAuthentication{}
+	case "WorkloadEntry":
+		return &networking.WorkloadEntry{}
+	case "Sidecar":
+		return &networking.Sidecar{}
 	case "PeerAuthentication":
 		return &security.PeerAuthentication{}
 	}

@@ -10,20 +10,22 @@ type Dirty struct {
 	Gateways bool
 	// Inbound are the namespaces in which what workloads accept may have changed; "*" is all.
 	Inbound map[string]struct{}
+	// Sidecars are the Sidecar objects that changed, as namespace/name.
+	Sidecars map[string]struct{}
 	// All says that everything must be computed anew: MeshConfig changed.
 	All bool
-	// Tests says that the set of SourceTests changed.
+	// Tests says that what is asked about callers changed, so that each may belong to another scope.
 	Tests bool
 }
 
 // NewDirty is nothing.
 func NewDirty() Dirty {
-	return Dirty{Hosts: map[string]struct{}{}, Endpoints: map[string]struct{}{}, Inbound: map[string]struct{}{}}
+	return Dirty{Hosts: map[string]struct{}{}, Endpoints: map[string]struct{}{}, Inbound: map[string]struct{}{}, Sidecars: map[string]struct{}{}}
 }
 
 // Empty says that nothing changed.
 func (d Dirty) Empty() bool {
-	return len(d.Hosts) == 0 && len(d.Endpoints) == 0 && len(d.Inbound) == 0 && !d.Gateways && !d.All && !d.Tests
+	return len(d.Hosts) == 0 && len(d.Endpoints) == 0 && len(d.Inbound) == 0 && len(d.Sidecars) == 0 && !d.Gateways && !d.All && !d.Tests
 }
 
 // Host marks a host.
@@ -31,6 +33,9 @@ func (d Dirty) Host(host string) { d.Hosts[host] = struct{}{} }
 
 // Endpoint marks a host's endpoints.
 func (d Dirty) Endpoint(host string) { d.Endpoints[host] = struct{}{} }
+
+// Sidecar marks a Sidecar object.
+func (d Dirty) Sidecar(namespace, name string) { d.Sidecars[namespace+"/"+name] = struct{}{} }
 
 // Workloads marks a namespace's workloads.
 func (d Dirty) Workloads(namespace string) { d.Inbound[namespace] = struct{}{} }

@@ -25,10 +25,27 @@ type World struct {
 	Gateways *iradix.Tree[*mesh.Gateway]
 	// PeerAuthentications by namespace NUL name.
 	PeerAuthentications *iradix.Tree[*mesh.PeerAuthentication]
+	// Leading has the VirtualServices that send to a host, by host NUL namespace NUL name.
+	Leading *iradix.Tree[*mesh.VirtualService]
+	// Aliases are Services that only name another host: by that host NUL their own.
+	Aliases *iradix.Tree[Alias]
+	// Sidecars by namespace NUL name.
+	Sidecars *iradix.Tree[*mesh.Sidecar]
+	// AuthorizationPolicies and RequestAuthentications by namespace NUL name.
+	AuthorizationPolicies  *iradix.Tree[*mesh.AuthorizationPolicy]
+	RequestAuthentications *iradix.Tree[*mesh.RequestAuthentication]
+	// KeySources counts the rules that need the keys of a source; Keys has those that were read.
+	KeySources *iradix.Tree[int]
+	Keys       *iradix.Tree[string]
 	// Selecting has the Services with a selector, by namespace NUL name.
 	Selecting *iradix.Tree[*mesh.Service]
 	// SourceTests are the distinct sourceLabels and sourceNamespace conditions in VirtualServices, by their text.
 	SourceTests *iradix.Tree[SourceTest]
+	// Nodes are where the cluster's nodes are, by name.
+	Nodes *iradix.Tree[mesh.Locality]
+	// PlaceTests has the labels of callers' places that some rule looks at, and "" where one looks at the locality; the value
+	// counts the rules.
+	PlaceTests *iradix.Tree[int]
 }
 
 // SourceTest is a condition on the calling workload.
@@ -58,6 +75,32 @@ func TestKey(namespace string, labels map[string]string) []byte {
 	return Key(parts...)
 }
 
+// Alias is a Service that only names another host.
+type Alias struct{ Host, Name, Namespace string }
+
+// aliasDepth is how many aliases of aliases are followed.
+const aliasDepth = 8
+
+// AliasesOf lists the other names of a host, those of its other names included.
+func (w *World) AliasesOf(host string) []Alias {
+	var out []Alias
+	seen := map[string]bool{host: true}
+	next := []string{host}
+	for range aliasDepth {
+		var more []string
+		for _, of := range next {
+			for _, alias := range Below(w.Aliases, of) {
+				if !seen[alias.Host] {
+					seen[alias.Host] = true
+					out, more = append(out, alias), append(more, alias.Host)
+				}
+			}
+		}
+		next = more
+	}
+	return out
+}
+
 // New is an empty world.
 func New(config *mesh.Config) *World {
 	return &World{
@@ -65,6 +108,9 @@ func New(config *mesh.Config) *World {
 		VirtualServices: iradix.New[*mesh.VirtualService](), Rules: iradix.New[*mesh.DestinationRule](),
 		Gateways: iradix.New[*mesh.Gateway](), PeerAuthentications: iradix.New[*mesh.PeerAuthentication](),
 		Selecting: iradix.New[*mesh.Service](), SourceTests: iradix.New[SourceTest](),
+		AuthorizationPolicies: iradix.New[*mesh.AuthorizationPolicy](), RequestAuthentications: iradix.New[*mesh.RequestAuthentication](),
+		KeySources: iradix.New[int](), Keys: iradix.New[string](),
+		Leading: iradix.New[*mesh.VirtualService](), Aliases: iradix.New[Alias](), Sidecars: iradix.New[*mesh.Sidecar](), Nodes: iradix.New[mesh.Locality](), PlaceTests: iradix.New[int](),
 	}
 }
 
@@ -93,12 +139,42 @@ func Below[T any](tree *iradix.Tree[T], parts ...string) []T {
 	return values
 }
 
+// Sidecar returns what narrows a workload's calls: of its own namespace one that selects it, then one for the whole namespace, then one
+// of the root namespace for all; nil if there is none.
+func (w *World) Sidecar(namespace string, labels map[string]string) *mesh.Sidecar {
+	var selecting, whole, root *mesh.Sidecar
+	keep := func(best **mesh.Sidecar, s *mesh.Sidecar) {
+		if *best == nil || older(s.Created, s.Owner, (*best).Created, (*best).Owner) {
+			*best = s
+		}
+	}
+	for _, s := range Below(w.Sidecars, namespace) {
+		switch {
+		case len(s.Selector) == 0:
+			keep(&whole, s)
+		case mesh.MatchesLabels(s.Selector, labels):
+			keep(&selecting, s)
+		}
+	}
+	for _, s := range Below(w.Sidecars, w.Config.RootNamespace) {
+		if len(s.Selector) == 0 {
+			keep(&root, s)
+		}
+	}
+	for _, s := range []*mesh.Sidecar{selecting, whole, root} {
+		if s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
 // Service returns the service that a namespace's callers mean by a host: a Kubernetes Service before a ServiceEntry, the
-// caller's own namespace before others, older before younger.
-func (w *World) Service(host, namespace string) *mesh.Service {
+// caller's own namespace before others, older before younger. Those that keep refuses do not count; nil keeps all.
+func (w *World) Service(host, namespace string, keep func(*mesh.Service) bool) *mesh.Service {
 	var best *mesh.Service
 	for _, s := range Below(w.Services, host) {
-		if s.VisibleFrom(namespace) && (best == nil || before(s, best, namespace)) {
+		if s.VisibleFrom(namespace, w.Config) && (keep == nil || keep(s)) && (best == nil || before(s, best, namespace)) {
 			best = s
 		}
 	}
@@ -128,12 +204,12 @@ func before(a, b *mesh.Service, namespace string) bool {
 }
 
 // MeshRoutes returns the VirtualService that sidecars of a namespace follow for a host: that of the most specific
-// host, and among equals the oldest.
-func (w *World) MeshRoutes(host, namespace string) *mesh.VirtualService {
+// host, and among equals the oldest. Those that keep refuses do not count; nil keeps all.
+func (w *World) MeshRoutes(host, namespace string, keep func(*mesh.VirtualService) bool) *mesh.VirtualService {
 	for _, pattern := range mesh.Wildcards(host) {
 		var best *mesh.VirtualService
 		for _, v := range Below(w.VirtualServices, pattern) {
-			if v.OnMesh() && v.VisibleFrom(namespace) && (best == nil || older(v.Created, v.Owner, best.Created, best.Owner)) {
+			if v.OnMesh() && v.VisibleFrom(namespace, w.Config) && (keep == nil || keep(v)) && (best == nil || older(v.Created, v.Owner, best.Created, best.Owner)) {
 				best = v
 			}
 		}
@@ -160,8 +236,20 @@ func SortByAge(list []*mesh.VirtualService) {
 
 // Rule returns the DestinationRule for a service's host as a client namespace sees it: the client's own namespace, then
 // the service's, then the root namespace; in each the most specific host. Rules of one host in one namespace are
-// merged: subsets are added up, and the oldest's top-level policy stands.
-func (w *World) Rule(host, client, service string) *mesh.DestinationRule {
+// merged: subsets are added up, and the oldest's top-level policy stands. A rule of the client's namespace that selects the client
+// goes before all others; selects says whether one does.
+func (w *World) Rule(host, client, service string, selects func(*mesh.DestinationRule) bool) *mesh.DestinationRule {
+	for _, pattern := range mesh.Wildcards(host) {
+		var found []*mesh.DestinationRule
+		for _, r := range Below(w.Rules, pattern, client) {
+			if len(r.Selector) > 0 && selects(r) {
+				found = append(found, r)
+			}
+		}
+		if len(found) > 0 {
+			return mergeRules(found)
+		}
+	}
 	namespaces := []string{client, service, w.Config.RootNamespace}
 	if client == w.Config.RootNamespace {
 		namespaces = namespaces[1:]
@@ -171,7 +259,7 @@ func (w *World) Rule(host, client, service string) *mesh.DestinationRule {
 		for _, pattern := range mesh.Wildcards(host) {
 			var found []*mesh.DestinationRule
 			for _, r := range Below(w.Rules, pattern, namespace) {
-				if len(r.Selector) == 0 && (own || r.VisibleFrom(client)) {
+				if len(r.Selector) == 0 && (own || r.VisibleFrom(client, w.Config)) {
 					found = append(found, r)
 				}
 			}

@@ -22,13 +22,14 @@ type class struct {
 }
 
 func newClass(w *world.World, key scope.Key, memo *envoy.Memo) *class {
-	c := &class{scope: scope.New(w, key), outbound: envoy.NewOutbound(w.Config, key.Flavour, memo)}
+	c := &class{scope: scope.New(w, key)}
+	c.outbound = envoy.NewOutbound(c.scope.Config, key.Flavour, memo)
 	var hosts []string
 	c.scope.Hosts.Root().Walk(func(host []byte, _ *mesh.Outbound) bool {
 		hosts = append(hosts, string(host))
 		return false
 	})
-	c.outbound = c.outbound.Next(w.Config, c.lookup(w), hosts, nil)
+	c.outbound = c.outbound.Next(c.scope.Config, c.lookup(w), hosts, nil)
 	return c
 }
 
@@ -45,7 +46,7 @@ func (c *class) update(w *world.World, dirty world.Dirty) {
 			endpoints = append(endpoints, host)
 		}
 	}
-	c.outbound = c.outbound.Next(w.Config, c.lookup(w), changed, endpoints)
+	c.outbound = c.outbound.Next(c.scope.Config, c.lookup(w), changed, endpoints)
 }
 
 func (c *class) lookup(w *world.World) envoy.Lookup {
@@ -121,7 +122,7 @@ func (s *Server) gateway(st *stream, c *class) *gatewayClass {
 	}
 	g.users[st] = struct{}{}
 	if g.stale {
-		g.sections = g.sections.Next(s.world.Config, scope.Gateway(s.world, st.proxy), c.lookup(s.world))
+		g.sections = g.sections.Next(s.world.Config, s.world.Guard(st.proxy.Namespace, st.proxy.Labels), scope.Gateway(s.world, st.proxy), c.lookup(s.world))
 		g.stale = false
 	}
 	return g

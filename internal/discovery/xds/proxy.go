@@ -44,7 +44,7 @@ func parseNode(node *core.Node, delta bool) (*mesh.Proxy, error) {
 		Unprivileged: text(meta, "UNPRIVILEGED_POD") == "true",
 		Locality:     mesh.Locality{Region: node.GetLocality().GetRegion(), Zone: node.GetLocality().GetZone(), SubZone: node.GetLocality().GetSubZone()},
 	}
-	if p.Kind != mesh.Sidecar && p.Kind != mesh.Router {
+	if p.Kind != mesh.SidecarProxy && p.Kind != mesh.Router {
 		return nil, fmt.Errorf("node ID %q: proxies of type %q are not served; use sidecar or router", node.Id, parts[0])
 	}
 	if ips := text(meta, "INSTANCE_IPS"); ips != "" {

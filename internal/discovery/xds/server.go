@@ -86,7 +86,7 @@ func (s *Server) Update(w *world.World, dirty world.Dirty) {
 
 // place computes a stream's target anew and wakes it if that differs.
 func (s *Server) place(st *stream, dirty world.Dirty) {
-	if dirty.Tests || dirty.All {
+	if (dirty.Tests || dirty.All) && scope.KeyOf(s.world, st.proxy) != st.class.scope.Key {
 		s.leaveScope(st)
 		s.joinScope(st)
 	}

@@ -1,0 +1,97 @@
+package envoy
+
+import (
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	rbac "github.com/envoyproxy/go-control-plane/envoy/config/rbac/v3"
+	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+)
+
+const (
+	httpRBAC = "envoy.filters.http.rbac"
+	tcpRBAC  = "envoy.filters.network.rbac"
+)
+
+// httpGuards are the filters that let a request pass, in the order in which Istio has them: who decides by itself, tokens, then what is
+// noted, denied and allowed.
+func httpGuards(config *mesh.Config, guard *mesh.Guard) []*hcm.HttpFilter {
+	if guard.Empty() {
+		return nil
+	}
+	var out []*hcm.HttpFilter
+	for _, external := range externals(guard) {
+		out = append(out, external.http(config)...)
+	}
+	if tokens := jwtFilter(guard); tokens != nil {
+		out = append(out, tokens)
+	}
+	for _, action := range []mesh.Action{mesh.Audit, mesh.Deny, mesh.Allow} {
+		if rules, shadow := roles(config, guard, action, false); rules != nil || shadow != nil {
+			out = append(out, httpFilter(httpRBAC, &httprbac.RBAC{Rules: rules, ShadowRules: shadow, ShadowRulesStatPrefix: shadowPrefix(shadow, action)}))
+		}
+	}
+	return out
+}
+
+// tcpGuards are those of connections of which no requests are seen.
+func tcpGuards(config *mesh.Config, guard *mesh.Guard) []*listener.Filter {
+	if guard.Empty() {
+		return nil
+	}
+	var out []*listener.Filter
+	for _, external := range externals(guard) {
+		out = append(out, external.tcp(config)...)
+	}
+	for _, action := range []mesh.Action{mesh.Audit, mesh.Deny, mesh.Allow} {
+		if rules, shadow := roles(config, guard, action, true); rules != nil || shadow != nil {
+			out = append(out, networkFilter(tcpRBAC, &tcprbac.RBAC{StatPrefix: "tcp.", Rules: rules, ShadowRules: shadow, ShadowRulesStatPrefix: shadowPrefix(shadow, action)}))
+		}
+	}
+	return out
+}
+
+// shadowPrefix is where Envoy counts what dry-run policies would do.
+func shadowPrefix(shadow *rbac.RBAC, action mesh.Action) string {
+	switch {
+	case shadow == nil:
+		return ""
+	case action == mesh.Deny:
+		return "istio_dry_run_deny_"
+	}
+	return "istio_dry_run_allow_"
+}
+
+var rbacActions = map[mesh.Action]rbac.RBAC_Action{mesh.Audit: rbac.RBAC_LOG, mesh.Deny: rbac.RBAC_DENY, mesh.Allow: rbac.RBAC_ALLOW}
+
+// roles joins the policies of an action; nil where there are none. The second are those that are only counted. ALLOW without any rule
+// lets nothing pass.
+func roles(config *mesh.Config, guard *mesh.Guard, action mesh.Action, tcp bool) (rules, shadow *rbac.RBAC) {
+	for _, policy := range guard.Authorization {
+		if policy.Action != action {
+			continue
+		}
+		into := &rules
+		if policy.DryRun {
+			into = &shadow
+		}
+		if *into == nil {
+			*into = &rbac.RBAC{Action: rbacActions[action], Policies: map[string]*rbac.Policy{}}
+		}
+		addRules(*into, config, policy, "", tcp)
+	}
+	return rules, shadow
+}
+
+// addRules gives each rule of a policy its place. On TCP what a rule says of requests cannot be known: a rule of ALLOW that does matches
+// nothing, and one of the others matches by what remains.
+func addRules(out *rbac.RBAC, config *mesh.Config, policy *mesh.AuthorizationPolicy, prefix string, tcp bool) {
+	for i, rule := range policy.Rules {
+		if tcp && policy.Action == mesh.Allow && speaksOfRequests(rule) {
+			continue
+		}
+		out.Policies[prefix+"ns["+policy.Namespace+"]-policy["+policy.Name+"]-rule["+itoa(uint32(i))+"]"] = rolePolicy(config, rule, tcp)
+	}
+}

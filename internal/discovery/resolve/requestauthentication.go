@@ -1,0 +1,66 @@
+package resolve
+
+import (
+	"encoding/json"
+	"fmt"
+
+	security "istio.io/client-go/pkg/apis/security/v1"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/world"
+)
+
+func (s *step) requestAuthentication(namespace, name string, object *security.RequestAuthentication) {
+	r := &report{kind: "RequestAuthentication", namespace: namespace, name: name}
+	defer s.keepProblems(r)
+	key := world.Key(namespace, name)
+	s.guardChanged(namespace)
+	if before, ok := s.World.RequestAuthentications.Get(key); ok {
+		s.countKeySources(before, -1)
+	}
+	if object == nil || targetsOthers(object.Spec.TargetRef != nil || len(object.Spec.TargetRefs) > 0, r) {
+		s.World.RequestAuthentications, _, _ = s.World.RequestAuthentications.Delete(key)
+		return
+	}
+	out := &mesh.RequestAuthentication{
+		Owner: mesh.Owner{Kind: r.kind, Namespace: namespace, Name: name}, Selector: object.Spec.GetSelector().GetMatchLabels(), Created: object.CreationTimestamp.Unix(),
+	}
+	for i, rule := range object.Spec.JwtRules {
+		field := fmt.Sprintf("spec.jwtRules[%d]", i)
+		if rule.Issuer == "" {
+			r.refuse(field+".issuer", "is required")
+			continue
+		}
+		if rule.Jwks != "" && !json.Valid([]byte(rule.Jwks)) {
+			r.refuse(field+".jwks", "is no JSON; every token of the issuer is refused")
+		}
+		out.Rules = append(out.Rules, rule)
+	}
+	s.countKeySources(out, 1)
+	s.World.RequestAuthentications, _, _ = s.World.RequestAuthentications.Insert(key, out)
+}
+
+// countKeySources keeps which key sources any rule needs.
+func (s *step) countKeySources(of *mesh.RequestAuthentication, by int) {
+	for _, rule := range of.Rules {
+		if source := mesh.KeySource(rule); source != "" {
+			uses, _ := s.World.KeySources.Get([]byte(source))
+			s.World.KeySources = put(s.World.KeySources, []byte(source), uses+by, uses+by > 0)
+		}
+	}
+}
+
+// keySet takes the keys that were read from a source; without an object they are not known.
+func (s *step) keySet(source string, object *mesh.KeySet) {
+	before, _ := s.World.Keys.Get([]byte(source))
+	after := ""
+	if object != nil {
+		after = object.Text
+	}
+	if before == after {
+		return
+	}
+	s.World.Keys = put(s.World.Keys, []byte(source), after, after != "")
+	s.dirty.Workloads("*")
+	s.dirty.Gateways = true
+}
