@@ -142,8 +142,8 @@ func (a *Authority) KeyPEM() ([]byte, error) {
 }
 
 // Sign answers a certificate request of a workload that has been authenticated as id. What the request says of names is
-// not looked at. The answer is the leaf, each intermediate, and last the root.
-func (a *Authority) Sign(request []byte, id ID, lifetime time.Duration, now time.Time) ([]string, error) {
+// not looked at; workload is added for telemetry. The answer is the leaf, each intermediate, and last the root.
+func (a *Authority) Sign(request []byte, id ID, workload Workload, lifetime time.Duration, now time.Time) ([]string, error) {
 	block, _ := pem.Decode(request)
 	if block == nil {
 		return nil, errors.New("the request is not PEM")
@@ -159,7 +159,11 @@ func (a *Authority) Sign(request []byte, id ID, lifetime time.Duration, now time
 	if err != nil {
 		return nil, err
 	}
-	leaf, err := a.issue(csr.PublicKey, &x509.Certificate{URIs: []*url.URL{uri}}, lifetime, now)
+	template := &x509.Certificate{URIs: []*url.URL{uri}}
+	if name := workload.DNSName(); name != "" {
+		template.DNSNames = []string{name}
+	}
+	leaf, err := a.issue(csr.PublicKey, template, lifetime, now)
 	if err != nil {
 		return nil, err
 	}

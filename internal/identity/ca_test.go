@@ -37,7 +37,7 @@ func TestSign(t *testing.T) {
 		t.Fatal(err)
 	}
 	id := ID{"cluster.local", "default", "reviews"}
-	chain, err := authority.Sign(request(t, "spiffe://cluster.local/ns/istio-system/sa/admin"), id, time.Hour, now)
+	chain, err := authority.Sign(request(t, "spiffe://cluster.local/ns/istio-system/sa/admin"), id, Workload{}, time.Hour, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,10 +59,10 @@ func TestSign(t *testing.T) {
 	}
 	for name, bad := range map[string]func() error{
 		"too long": func() error {
-			_, err := authority.Sign(request(t, "spiffe://a"), id, MaxLifetime+time.Hour, now)
+			_, err := authority.Sign(request(t, "spiffe://a"), id, Workload{}, MaxLifetime+time.Hour, now)
 			return err
 		},
-		"not a request": func() error { _, err := authority.Sign([]byte("nonsense"), id, time.Hour, now); return err },
+		"not a request": func() error { _, err := authority.Sign([]byte("nonsense"), id, Workload{}, time.Hour, now); return err },
 	} {
 		if bad() == nil {
 			t.Errorf("%s: accepted", name)

@@ -29,7 +29,7 @@ func (c *Certificate) RenewAt() time.Time {
 }
 
 // Request asks an authority for a certificate with a new key, which is made here and never stored.
-func Request(ctx context.Context, connection grpc.ClientConnInterface, id ID, lifetime time.Duration) (*Certificate, error) {
+func Request(ctx context.Context, connection grpc.ClientConnInterface, id ID, workload Workload, lifetime time.Duration) (*Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -43,7 +43,7 @@ func Request(ctx context.Context, connection grpc.ClientConnInterface, id ID, li
 		return nil, fmt.Errorf("make the request: %w", err)
 	}
 	response, err := security.NewIstioCertificateServiceClient(connection).CreateCertificate(ctx, &security.IstioCertificateRequest{
-		Csr: string(encode("CERTIFICATE REQUEST", der)), ValidityDuration: int64(lifetime / time.Second),
+		Csr: string(encode("CERTIFICATE REQUEST", der)), ValidityDuration: int64(lifetime / time.Second), Metadata: workload.metadata(),
 	})
 	if err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ func (s *Service) CreateCertificate(ctx context.Context, request *security.Istio
 		slog.Warn("certificate refused", "error", err)
 		return nil, status.Error(codes.Unauthenticated, "request authenticate failure")
 	}
-	chain, err := s.Authority.Sign([]byte(request.Csr), id, time.Duration(request.ValidityDuration)*time.Second, time.Now())
+	chain, err := s.Authority.Sign([]byte(request.Csr), id, workloadIn(request.Metadata), time.Duration(request.ValidityDuration)*time.Second, time.Now())
 	if err != nil {
 		slog.Warn("certificate refused", "identity", id.String(), "error", err)
 		return nil, status.Errorf(codes.InvalidArgument, "%v", err)

@@ -83,6 +83,10 @@ func (b *backend) serve(t testing.TB, listener net.Listener) {
 			http.Error(w, "told to fail", http.StatusServiceUnavailable)
 			return
 		}
+		if r.URL.Path == "/grpc" { // as a service says that all is well before it has said anything
+			w.Header().Set("Content-Type", "application/grpc")
+			w.Header().Set("Grpc-Status", "0")
+		}
 		_ = json.NewEncoder(w).Encode(answer{Version: b.name, Path: r.URL.RequestURI(), Host: r.Host, From: r.RemoteAddr, Port: localPort(r), ServerName: serverName(r), Client: clientName(r), Headers: r.Header})
 	})}
 	go func() { _ = server.Serve(listener) }()

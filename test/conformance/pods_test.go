@@ -228,7 +228,7 @@ func (m *mesh) inject(t *testing.T, p *nettest.Pod, namespace, labels string, re
 	p.Mkdir(t, "/run/secrets/workload-spiffe-uds")
 	forward(p.Listen(t, "127.0.0.1:15012"), m.secure)
 	environment := []string{
-		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
+		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
 	}
 	p.Start(t, proxyUser, environment, agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
 }

@@ -12,27 +12,34 @@ import (
 // GatewaySections are what a gateway proxy serves. Gateways of one workload share them.
 type GatewaySections struct{ Listeners, Tables, VirtualHosts *Section }
 
+// Edge is what a gateway's resources depend on beside its ports.
+type Edge struct {
+	Config *mesh.Config
+	Guard  *mesh.Guard
+	Lookup Lookup
+}
+
 // EmptyGateway serves nothing.
 func EmptyGateway() GatewaySections {
 	return GatewaySections{EmptySection(), EmptySection(), EmptySection()}
 }
 
 // Next makes the sections for the ports; what is equal stays the same resource, and an equal whole the same section.
-func (g GatewaySections) Next(config *mesh.Config, guard *mesh.Guard, ports []*mesh.GatewayPort, lookup Lookup) GatewaySections {
+func (g GatewaySections) Next(e Edge, ports []*mesh.GatewayPort) GatewaySections {
 	listeners, tables, hosts := map[string]*Resource{}, map[string]*Resource{}, map[string]*Resource{}
 	for _, port := range ports {
 		switch first := port.Servers[0]; {
 		case first.Protocol.IsHTTP():
 			table := "http." + itoa(port.Port)
-			listeners[listenerName(port)] = gatewayHTTP(config, guard, port, table)
-			fill(tables, hosts, table, gatewayHosts(config, port.Port, port.Servers, lookup))
+			listeners[listenerName(port)] = gatewayHTTP(e, port, table)
+			fill(tables, hosts, table, gatewayHosts(e, port.Port, port.Servers))
 		default:
-			opened, servers := gatewayChains(config, guard, port, lookup)
+			opened, servers := gatewayChains(e, port)
 			if opened != nil {
 				listeners[opened.Name] = opened
 			}
 			for table, server := range servers {
-				fill(tables, hosts, table, gatewayHosts(config, port.Port, []mesh.GatewayServer{server}, lookup))
+				fill(tables, hosts, table, gatewayHosts(e, port.Port, []mesh.GatewayServer{server}))
 			}
 		}
 	}
@@ -72,16 +79,16 @@ func bindAddress(port *mesh.GatewayPort) string {
 	return wildcard
 }
 
-func gatewayHTTP(config *mesh.Config, guard *mesh.Guard, port *mesh.GatewayPort, table string) *Resource {
+func gatewayHTTP(e Edge, port *mesh.GatewayPort, table string) *Resource {
 	return NewResource(listenerName(port), &listener.Listener{
 		Name: listenerName(port), Address: address(bindAddress(port), port.Port), TrafficDirection: core.TrafficDirection_OUTBOUND,
-		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(gatewayManager(config, guard, port, table))}}},
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(gatewayManager(e, port, table))}}},
 	})
 }
 
 // gatewayManager is at the edge: it trusts no address or certificate that a client tells of.
-func gatewayManager(config *mesh.Config, guard *mesh.Guard, port *mesh.GatewayPort, table string) *hcm.HttpConnectionManager {
-	m := guarded(rds(manager(config, "outbound_"+listenerName(port)), table), httpGuards(config, guard))
+func gatewayManager(e Edge, port *mesh.GatewayPort, table string) *hcm.HttpConnectionManager {
+	m := guarded(rds(manager(outboundSide(e.Config, e.Lookup.Flavour), "outbound_"+listenerName(port)), table), httpGuards(e.Config, e.Guard))
 	m.UseRemoteAddress = boolean(true)
 	m.ForwardClientCertDetails = hcm.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Cert: true, Dns: true, Uri: true}
@@ -89,8 +96,8 @@ func gatewayManager(config *mesh.Config, guard *mesh.Guard, port *mesh.GatewayPo
 }
 
 // gatewayHosts merges the VirtualServices of servers by host: routes in the order of age, those that take everything last.
-func gatewayHosts(config *mesh.Config, port uint32, servers []mesh.GatewayServer, lookup Lookup) []*route.VirtualHost {
-	c := routeContext{config: config, lookup: lookup}
+func gatewayHosts(e Edge, port uint32, servers []mesh.GatewayServer) []*route.VirtualHost {
+	c := routeContext{config: e.Config, lookup: e.Lookup}
 	byHost := map[string]*route.VirtualHost{}
 	var order []string
 	for _, server := range servers {

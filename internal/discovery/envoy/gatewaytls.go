@@ -15,10 +15,8 @@ import (
 // chainBuilder collects the filter chains of a gateway's port that is not plain HTTP. A server name leads to one chain only, that
 // of the oldest Gateway: Envoy would refuse the listener otherwise.
 type chainBuilder struct {
-	config *mesh.Config
-	guard  *mesh.Guard
+	Edge
 	port   *mesh.GatewayPort
-	lookup Lookup
 	chains []*listener.FilterChain
 	taken  map[string]bool
 	tables map[string]mesh.GatewayServer // HTTPS servers by their route tables
@@ -26,8 +24,8 @@ type chainBuilder struct {
 
 // gatewayChains opens a port by what its servers are: TCP, TLS that is passed through, TLS that ends here, HTTPS. Without any
 // chain the port stays closed.
-func gatewayChains(config *mesh.Config, guard *mesh.Guard, port *mesh.GatewayPort, lookup Lookup) (*Resource, map[string]mesh.GatewayServer) {
-	b := &chainBuilder{config: config, guard: guard, port: port, lookup: lookup, taken: map[string]bool{}, tables: map[string]mesh.GatewayServer{}}
+func gatewayChains(e Edge, port *mesh.GatewayPort) (*Resource, map[string]mesh.GatewayServer) {
+	b := &chainBuilder{Edge: e, port: port, taken: map[string]bool{}, tables: map[string]mesh.GatewayServer{}}
 	for _, server := range port.Servers {
 		switch {
 		case server.Protocol.IsHTTP():
@@ -74,7 +72,7 @@ func (b *chainBuilder) add(names []string, chain *listener.FilterChain) {
 func (b *chainBuilder) https(server mesh.GatewayServer) {
 	table := strings.Join([]string{"https", itoa(b.port.Port), server.PortName, server.Gateway.Name, server.Gateway.Namespace}, ".")
 	before := len(b.chains)
-	b.add(serverHosts(server), &listener.FilterChain{TransportSocket: downstreamTLS(server, true), Filters: []*listener.Filter{managerFilter(gatewayManager(b.config, b.guard, b.port, table))}})
+	b.add(serverHosts(server), &listener.FilterChain{TransportSocket: downstreamTLS(server, true), Filters: []*listener.Filter{managerFilter(gatewayManager(b.Edge, b.port, table))}})
 	if len(b.chains) > before {
 		b.tables[table] = server
 	}
@@ -97,7 +95,7 @@ func (b *chainBuilder) passThrough(server mesh.GatewayServer) {
 					}
 				}
 			}
-			b.add(names, &listener.FilterChain{Filters: append(tcpGuards(b.config, b.guard), tcpToAny(b.config, withPorts(rule.Destinations, server.Port, b.lookup), b.lookup))})
+			b.add(names, &listener.FilterChain{Filters: append(tcpGuards(b.Config, b.Guard), tcpToAny(b.Config, withPorts(rule.Destinations, server.Port, b.Lookup), b.Lookup))})
 		}
 	}
 }
@@ -109,7 +107,7 @@ func (b *chainBuilder) tcp(server mesh.GatewayServer) {
 			if !ruleIsFor(rule, server) {
 				continue
 			}
-			chain := &listener.FilterChain{Filters: append(tcpGuards(b.config, b.guard), tcpToAny(b.config, withPorts(rule.Destinations, server.Port, b.lookup), b.lookup))}
+			chain := &listener.FilterChain{Filters: append(tcpGuards(b.Config, b.Guard), tcpToAny(b.Config, withPorts(rule.Destinations, server.Port, b.Lookup), b.Lookup))}
 			names := []string{"*"}
 			if server.TLS != nil {
 				chain.TransportSocket, names = downstreamTLS(server, false), serverHosts(server)

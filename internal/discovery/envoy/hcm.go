@@ -23,14 +23,15 @@ const (
 )
 
 // manager is an HTTP connection manager with what all of them have. The filters' order is Istio's: users see it.
-func manager(config *mesh.Config, statPrefix string) *hcm.HttpConnectionManager {
+func manager(s side, statPrefix string) *hcm.HttpConnectionManager {
+	config := s.config
 	m := &hcm.HttpConnectionManager{
 		StatPrefix:        statPrefix,
 		CodecType:         hcm.HttpConnectionManager_AUTO,
 		HttpFilters:       []*hcm.HttpFilter{httpFilter("envoy.filters.http.fault", &fault.HTTPFault{}), httpFilter("envoy.filters.http.cors", &cors.Cors{}), routerFilter()},
 		UpgradeConfigs:    []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		StreamIdleTimeout: durationpb.New(0),
-		AccessLog:         accessLogs(config),
+		AccessLog:         s.requestLogs(),
 		NormalizePath:     boolean(config.Paths != mesh.PathsNone),
 		MergeSlashes:      config.Paths == mesh.PathsMergeSlashes || config.Paths == mesh.PathsDecode,
 		UseRemoteAddress:  boolean(false),
@@ -78,7 +79,7 @@ const defaultFormat = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PAT
 	"\"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% " +
 	"%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
 
-func accessLogs(config *mesh.Config) []*accesslog.AccessLog {
+func accessLogs(config *mesh.Config, filter *accesslog.AccessLogFilter) []*accesslog.AccessLog {
 	if config.AccessLogFile == "" {
 		return nil
 	}
@@ -91,7 +92,7 @@ func accessLogs(config *mesh.Config) []*accesslog.AccessLog {
 			TextFormatSource: &core.DataSource{Specifier: &core.DataSource_InlineString{InlineString: format}},
 		}},
 	}}
-	return []*accesslog.AccessLog{{Name: "envoy.access_loggers.file", ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: pack(log)}}}
+	return []*accesslog.AccessLog{{Name: "envoy.access_loggers.file", Filter: filter, ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: pack(log)}}}
 }
 
 // detection is how long a sniffing listener waits for a client's first bytes; 0 is for ever.

@@ -12,6 +12,7 @@ import (
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -24,7 +25,8 @@ const passthroughSource = "127.0.0.6"
 type InboundSections struct{ Clusters, Listeners *Section }
 
 // Inbound makes the listener for captured inbound connections and its clusters.
-func Inbound(config *mesh.Config, in *mesh.Inbound) InboundSections {
+func Inbound(config *mesh.Config, flavour mesh.Flavour, in *mesh.Inbound) InboundSections {
+	from := inboundSide(config, flavour)
 	clusters := map[string]*Resource{InboundPassthroughCluster: inboundCluster(config, InboundPassthroughCluster, mesh.InboundPort{})}
 	listeners := map[string]*Resource{}
 	out := &listener.Listener{
@@ -34,13 +36,13 @@ func Inbound(config *mesh.Config, in *mesh.Inbound) InboundSections {
 		ListenerFiltersTimeout: detection(config), ContinueOnListenerFiltersTimeout: true,
 		FilterChains: []*listener.FilterChain{{
 			Name: "virtualInbound-blackhole", FilterChainMatch: &listener.FilterChainMatch{DestinationPort: u32(inboundPort)},
-			Filters: []*listener.Filter{tcpTo(config, BlackHoleCluster)},
+			Filters: []*listener.Filter{tcpTo(from, BlackHoleCluster)},
 		}},
 	}
 	for _, port := range in.Ports {
 		name := "inbound|" + itoa(port.Port) + "||"
 		clusters[name] = inboundCluster(config, name, port)
-		chains := inboundChains(config, in.Guard, port, name)
+		chains := inboundChains(from, in.Guard, port, name)
 		if port.Bound {
 			own := boundListener(config, port, chains)
 			listeners[own.Name] = own
@@ -49,7 +51,7 @@ func Inbound(config *mesh.Config, in *mesh.Inbound) InboundSections {
 		out.FilterChains = append(out.FilterChains, chains...)
 	}
 	rest := mesh.InboundPort{Mode: in.Mode}
-	out.FilterChains = append(out.FilterChains, inboundChains(config, in.Guard, rest, InboundPassthroughCluster)...)
+	out.FilterChains = append(out.FilterChains, inboundChains(from, in.Guard, rest, InboundPassthroughCluster)...)
 	listeners[out.Name] = NewResource(out.Name, out)
 	return InboundSections{Clusters: EmptySection().Next(clusters), Listeners: EmptySection().Next(listeners)}
 }
@@ -68,12 +70,12 @@ func boundListener(config *mesh.Config, port mesh.InboundPort, chains []*listene
 
 // inboundChains are those of a port (0 is all others): for each way in which a connection may come, by the mode, and for
 // each protocol that may be inside.
-func inboundChains(config *mesh.Config, guard *mesh.Guard, port mesh.InboundPort, target string) []*listener.FilterChain {
+func inboundChains(s side, guard *mesh.Guard, port mesh.InboundPort, target string) []*listener.FilterChain {
 	http := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
-		return inboundChain(config, port, m, secure, managerFilter(guarded(inboundManager(config, port, target, secure), httpGuards(config, guard))))
+		return inboundChain(s.config, port, m, secure, managerFilter(guarded(inboundManager(s, port, target, secure), httpGuards(s.config, guard))))
 	}
 	tcp := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
-		return inboundChain(config, port, m, secure, append(tcpGuards(config, guard), tcpTo(config, target))...)
+		return inboundChain(s.config, port, m, secure, append(tcpGuards(s.config, guard), tcpTo(s, target))...)
 	}
 	var chains []*listener.FilterChain
 	if port.Mode != mesh.Disable {
@@ -128,8 +130,8 @@ func inboundChain(config *mesh.Config, port mesh.InboundPort, m *listener.Filter
 	return out
 }
 
-func inboundManager(config *mesh.Config, port mesh.InboundPort, target string, secure bool) *hcm.HttpConnectionManager {
-	m := manager(config, "inbound_"+wildcard+"_"+itoa(port.Port))
+func inboundManager(s side, port mesh.InboundPort, target string, secure bool) *hcm.HttpConnectionManager {
+	m := manager(s, "inbound_"+wildcard+"_"+itoa(port.Port))
 	m.ForwardClientCertDetails = hcm.HttpConnectionManager_APPEND_FORWARD
 	if secure {
 		m.SetCurrentClientCertDetails = &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Dns: true, Uri: true}
@@ -147,12 +149,21 @@ func inboundManager(config *mesh.Config, port mesh.InboundPort, target string, s
 	})
 }
 
+// servedFor tells telemetry which service a port is of.
+func servedFor(service string) *core.Metadata {
+	if service == "" {
+		return nil
+	}
+	return &core.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": {Fields: map[string]*structpb.Value{"service": structpb.NewStringValue(service)}}}}
+}
+
 // inboundCluster reaches the application where the connection was meant to go, or where the Sidecar says that it listens.
 func inboundCluster(config *mesh.Config, name string, port mesh.InboundPort) *Resource {
 	out := &cluster.Cluster{
 		Name: name, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}, LbPolicy: cluster.Cluster_CLUSTER_PROVIDED,
 		ConnectTimeout: millis(config.ConnectTimeoutMillis), UpstreamBindConfig: &core.BindConfig{SourceAddress: &core.SocketAddress{
 			Address: passthroughSource, PortSpecifier: &core.SocketAddress_PortValue{PortValue: 0}}},
+		Metadata: servedFor(port.Service),
 	}
 	if port.Endpoint != "" {
 		out.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}

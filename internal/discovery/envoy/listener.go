@@ -195,7 +195,7 @@ func assemble(config *mesh.Config, flavour mesh.Flavour, wanted []*part) *Resour
 	}
 	switch first.shape {
 	case shapeHTTP:
-		m := rds(manager(config, "outbound_"+first.listener), first.table)
+		m := rds(manager(outboundSide(config, flavour), "outbound_"+first.listener), first.table)
 		out.FilterChains = []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(m)}}}
 	case shapeSniff:
 		sniff(config, flavour, out, first)
@@ -204,25 +204,25 @@ func assemble(config *mesh.Config, flavour mesh.Flavour, wanted []*part) *Resour
 		for _, p := range wanted {
 			out.FilterChains = appendDistinct(out.FilterChains, p.chains, seen)
 		}
-		matched(config, out)
+		matched(config, flavour, out)
 	case shapeTCP:
 		out.FilterChains = first.chains
 		if last := len(first.chains) - 1; last > 0 && first.chains[last].FilterChainMatch == nil { // the others are for some addresses
 			out.FilterChains, out.DefaultFilterChain = first.chains[:last], first.chains[last]
 		}
 		if bySNI(out.FilterChains) {
-			matched(config, out)
+			matched(config, flavour, out)
 		}
 	}
 	return NewResource(out.Name, out)
 }
 
 // matched lets what no chain takes go where it meant to go, and reads server names where they tell chains apart.
-func matched(config *mesh.Config, out *listener.Listener) {
+func matched(config *mesh.Config, flavour mesh.Flavour, out *listener.Listener) {
 	if bySNI(out.FilterChains) {
 		out.ListenerFilters = []*listener.ListenerFilter{tlsInspector()}
 	}
-	out.DefaultFilterChain = passthroughChain(config)
+	out.DefaultFilterChain = passthroughChain(config, flavour)
 }
 
 func bySNI(chains []*listener.FilterChain) bool {
@@ -254,7 +254,7 @@ func appendDistinct(chains, more []*listener.FilterChain, seen map[string]bool) 
 
 // sniff opens a listener of one service whose protocol the first bytes tell.
 func sniff(config *mesh.Config, flavour mesh.Flavour, out *listener.Listener, p *part) {
-	m := rds(manager(config, "outbound_"+p.listener), p.table)
+	m := rds(manager(outboundSide(config, flavour), "outbound_"+p.listener), p.table)
 	beforeRouter(m, tellMesh(flavour))
 	out.ListenerFilters = []*listener.ListenerFilter{tlsInspector(), httpInspector()}
 	out.ListenerFiltersTimeout = detection(config)
@@ -268,9 +268,9 @@ func sniff(config *mesh.Config, flavour mesh.Flavour, out *listener.Listener, p 
 	}
 }
 
-func passthroughChain(config *mesh.Config) *listener.FilterChain {
+func passthroughChain(config *mesh.Config, flavour mesh.Flavour) *listener.FilterChain {
 	target := outside(config)
-	return &listener.FilterChain{Name: target, Filters: []*listener.Filter{tcpTo(config, target)}}
+	return &listener.FilterChain{Name: target, Filters: []*listener.Filter{tcpTo(outboundSide(config, flavour), target)}}
 }
 
 // outside is the cluster of what is for no host that is known.
@@ -285,14 +285,14 @@ func outside(config *mesh.Config) string {
 }
 
 // virtualOutbound takes what was captured on its way out, and hands it to the listener of its original destination.
-func virtualOutbound(config *mesh.Config) *Resource {
+func virtualOutbound(config *mesh.Config, flavour mesh.Flavour) *Resource {
 	return NewResource("virtualOutbound", &listener.Listener{
 		Name: "virtualOutbound", Address: address(wildcard, outboundPort), UseOriginalDst: boolean(true), TrafficDirection: core.TrafficDirection_OUTBOUND,
 		FilterChains: []*listener.FilterChain{{
 			Name: "virtualOutbound-blackhole", FilterChainMatch: &listener.FilterChainMatch{DestinationPort: u32(outboundPort)},
-			Filters: []*listener.Filter{tcpTo(config, BlackHoleCluster)},
+			Filters: []*listener.Filter{tcpTo(outboundSide(config, flavour), BlackHoleCluster)},
 		}},
-		DefaultFilterChain: passthroughChain(config),
+		DefaultFilterChain: passthroughChain(config, flavour),
 	})
 }
 

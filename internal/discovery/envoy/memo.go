@@ -47,6 +47,7 @@ type endpointKey struct {
 
 type partKey struct {
 	config  *mesh.Config
+	flavour mesh.Flavour
 	service *mesh.Service
 	rule    *mesh.DestinationRule
 }

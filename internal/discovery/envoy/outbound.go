@@ -11,6 +11,7 @@ import (
 type Lookup struct {
 	Outbound  func(host string) *mesh.Outbound
 	Endpoints func(host string) *mesh.Endpoints
+	Flavour   mesh.Flavour // of the proxies
 }
 
 func (l Lookup) onlyPort(host string) uint32 {
@@ -74,7 +75,7 @@ func NewOutbound(config *mesh.Config, flavour mesh.Flavour, memo *Memo) *Outboun
 		parts: iradix.New[*part](), wants: iradix.New[[]*part](), hosts: iradix.New[[]claim](), claims: iradix.New[claim](), users: iradix.New[struct{}](),
 	}
 	o.clusters = o.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
-	o.listeners = o.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config)})
+	o.listeners = o.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config, flavour)})
 	return o
 }
 
@@ -85,7 +86,7 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 	changed = next.withUsers(changed)
 	if config != o.config { // what does not come from hosts depends on it
 		next.clusters = next.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
-		next.listeners = next.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config)})
+		next.listeners = next.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config, o.flavour)})
 	}
 	made, assigned := map[string][]*Resource{}, map[string][]*Resource{}
 	for _, host := range changed {
@@ -143,7 +144,7 @@ func (o *Outbound) madeParts(outbound *mesh.Outbound, lookup Lookup) []*part {
 	if outbound.Routes != nil {
 		return build()
 	}
-	return remember(o.memo.host(outbound.Host, false).parts, partKey{o.config, outbound.Service, outbound.Rule}, build)
+	return remember(o.memo.host(outbound.Host, false).parts, partKey{o.config, o.flavour, outbound.Service, outbound.Rule}, build)
 }
 
 // withUsers adds the hosts whose routes lead to changed ones: they read the destination's only port and hash policy.

@@ -15,8 +15,8 @@ import (
 const tcpProxyName = "envoy.filters.network.tcp_proxy"
 
 // tcpTo proxies connections to a cluster.
-func tcpTo(config *mesh.Config, cluster string) *listener.Filter {
-	return tcpFilter(&tcp.TcpProxy{StatPrefix: cluster, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: cluster}, AccessLog: accessLogs(config)})
+func tcpTo(s side, cluster string) *listener.Filter {
+	return tcpFilter(logged(s, &tcp.TcpProxy{StatPrefix: cluster, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: cluster}}))
 }
 
 func tcpFilter(proxy *tcp.TcpProxy) *listener.Filter { return networkFilter(tcpProxyName, proxy) }
@@ -25,10 +25,20 @@ func networkFilter(name string, message proto.Message) *listener.Filter {
 	return &listener.Filter{Name: name, ConfigType: &listener.Filter_TypedConfig{TypedConfig: pack(message)}}
 }
 
+// logged makes a filter tell of its connections.
+func logged(s side, proxy *tcp.TcpProxy) *tcp.TcpProxy {
+	proxy.AccessLog = s.connectionLogs()
+	if s.counts {
+		proxy.AccessLogOptions = &tcp.TcpProxy_TcpAccessLogOptions{FlushAccessLogOnConnected: true}
+	}
+	return proxy
+}
+
 // tcpToAny proxies connections to destinations by weight. What their rules say of connections is taken from the first one's.
 func tcpToAny(config *mesh.Config, destinations []mesh.Destination, lookup Lookup) *listener.Filter {
 	first := destinations[0]
-	proxy := &tcp.TcpProxy{StatPrefix: clusterOf(first), ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: clusterOf(first)}, AccessLog: accessLogs(config)}
+	proxy := &tcp.TcpProxy{StatPrefix: clusterOf(first), ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: clusterOf(first)}}
+	logged(outboundSide(config, lookup.Flavour), proxy)
 	if len(destinations) > 1 {
 		weighted := &tcp.TcpProxy_WeightedCluster{}
 		for _, d := range destinations {

@@ -17,6 +17,8 @@ import (
 
 func u32(n uint32) *wrapperspb.UInt32Value { return wrapperspb.UInt32(n) }
 
+func u64(n uint64) *wrapperspb.UInt64Value { return wrapperspb.UInt64(n) }
+
 func boolean(b bool) *wrapperspb.BoolValue { return wrapperspb.Bool(b) }
 
 func millis(n int64) *durationpb.Duration { return durationpb.New(time.Duration(n) * time.Millisecond) }

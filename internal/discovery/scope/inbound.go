@@ -92,7 +92,12 @@ func selecting(w *world.World, proxy *mesh.Proxy) []*mesh.Service {
 			list = append(list, service)
 		}
 	}
-	sort.SliceStable(list, func(i, j int) bool { return list[i].Created < list[j].Created })
+	sort.SliceStable(list, func(i, j int) bool {
+		if list[i].Created != list[j].Created {
+			return list[i].Created < list[j].Created
+		}
+		return !list[i].Headless && list[j].Headless // of two that were made together, the one that callers see
+	})
 	return list
 }
 

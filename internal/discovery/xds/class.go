@@ -52,7 +52,7 @@ func (c *class) update(w *world.World, dirty world.Dirty) {
 func (c *class) lookup(w *world.World) envoy.Lookup {
 	hosts := c.scope.Hosts
 	outbound := func(host string) *mesh.Outbound { o, _ := hosts.Get([]byte(host)); return o }
-	return envoy.Lookup{Outbound: outbound, Endpoints: func(host string) *mesh.Endpoints {
+	return envoy.Lookup{Flavour: c.scope.Flavour, Outbound: outbound, Endpoints: func(host string) *mesh.Endpoints {
 		if o := outbound(host); o != nil {
 			return w.EndpointsOf(o.Service)
 		}
@@ -85,10 +85,10 @@ type inboundClass struct{ sections envoy.InboundSections }
 // that their content is the same as before is told by the resources' versions.
 func (s *Server) inbound(proxy *mesh.Proxy) *inboundClass {
 	in := scope.Inbound(s.world, proxy)
-	key := in.Key()
+	key := string(proxy.Flavour) + "|" + in.Key()
 	c := s.inbounds[key]
 	if c == nil {
-		c = &inboundClass{envoy.Inbound(s.world.Config, in)}
+		c = &inboundClass{envoy.Inbound(s.world.Config, proxy.Flavour, in)}
 		s.inbounds[key] = c
 	}
 	return c
@@ -107,6 +107,7 @@ func gatewayKey(proxy *mesh.Proxy) string {
 	for _, name := range slices.Sorted(maps.Keys(proxy.Labels)) {
 		key.WriteString("\x00" + name + "=" + proxy.Labels[name])
 	}
+	key.WriteString("\x00" + string(proxy.Flavour))
 	if proxy.Unprivileged {
 		key.WriteString("\x00unprivileged")
 	}
@@ -122,7 +123,7 @@ func (s *Server) gateway(st *stream, c *class) *gatewayClass {
 	}
 	g.users[st] = struct{}{}
 	if g.stale {
-		g.sections = g.sections.Next(s.world.Config, s.world.Guard(st.proxy.Namespace, st.proxy.Labels), scope.Gateway(s.world, st.proxy), c.lookup(s.world))
+		g.sections = g.sections.Next(envoy.Edge{Config: s.world.Config, Guard: s.world.Guard(st.proxy.Namespace, st.proxy.Labels), Lookup: c.lookup(s.world)}, scope.Gateway(s.world, st.proxy))
 		g.stale = false
 	}
 	return g

@@ -100,6 +100,32 @@ func (o Options) stats() bootstrap.Stats {
 	return bootstrap.Stats{Prefixes: list("statsInclusionPrefixes"), Suffixes: list("statsInclusionSuffixes"), Regexps: list("statsInclusionRegexps")}
 }
 
+// workload is what telemetry calls this pod's workload by.
+func (o Options) workload() identity.Workload {
+	labels, _ := readDownward(filepath.Join(o.PodInfo, "labels"))
+	first := func(values ...string) string {
+		for _, value := range values {
+			if value != "" {
+				return value
+			}
+		}
+		return ""
+	}
+	name := o.Environment["ISTIO_META_WORKLOAD_NAME"]
+	out := identity.Workload{
+		Name:     name,
+		Service:  first(labels["service.istio.io/canonical-name"], labels["app.kubernetes.io/name"], labels["app"], name),
+		Revision: first(labels["service.istio.io/canonical-revision"], labels["app.kubernetes.io/version"], labels["version"], "latest"),
+	}
+	if labels["app"] != out.Service {
+		out.App = labels["app"]
+	}
+	if labels["version"] != out.Revision {
+		out.Version = labels["version"]
+	}
+	return out
+}
+
 // service is the node's cluster: APP.NAMESPACE, or the workload's name.
 func (o Options) service() string {
 	labels, _ := readDownward(filepath.Join(o.PodInfo, "labels"))

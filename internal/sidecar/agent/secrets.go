@@ -67,7 +67,7 @@ func (s *secrets) fetch(ctx context.Context) (*identity.Certificate, error) {
 	defer func() { _ = connection.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	return identity.Request(ctx, connection, s.options.ID, s.options.CertLifetime)
+	return identity.Request(ctx, connection, s.options.ID, s.options.workload(), s.options.CertLifetime)
 }
 
 func (s *secrets) set(certificate *identity.Certificate, err error) {

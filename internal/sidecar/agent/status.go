@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"runtime"
@@ -31,8 +31,9 @@ func serveStatus(ctx context.Context, o Options, s *secrets, e *envoy) error {
 		}
 		wasReady.Store(true)
 	})
-	mux.HandleFunc("GET /stats/prometheus", mergedMetrics)
-	mux.HandleFunc("GET /metrics", mergedMetrics)
+	mux.HandleFunc("GET /stats/prometheus", mergedMetrics(o.self(), o.scrape()))
+	mux.HandleFunc("GET /metrics", mergedMetrics(o.self(), o.scrape()))
+	mux.HandleFunc("GET "+envoyMetrics, o.self().serveEnvoy)
 	mux.HandleFunc("POST /drain", local(func(w http.ResponseWriter, r *http.Request) {
 		e.drain(r.Context())
 		fmt.Fprintln(w, "draining")
@@ -68,17 +69,30 @@ func local(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// mergedMetrics gives Envoy's metrics and the agent's own.
-func mergedMetrics(w http.ResponseWriter, r *http.Request) {
+// envoyMetrics is where Envoy's own port for Prometheus leads.
+const envoyMetrics = "/stats/envoy"
+
+// serveEnvoy gives what Envoy counts, in the mesh's names.
+func (s self) serveEnvoy(w http.ResponseWriter, r *http.Request) {
 	text, err := admin(r.Context(), http.MethodGet, "/stats/prometheus")
 	if err != nil {
 		http.Error(w, "Envoy's metrics: "+err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	var memory runtime.MemStats
-	runtime.ReadMemStats(&memory)
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	_, _ = io.WriteString(w, text)
-	fmt.Fprintf(w, "# TYPE istio_agent_go_memstats_sys_bytes gauge\nistio_agent_go_memstats_sys_bytes %d\n", memory.Sys)
-	fmt.Fprintf(w, "# TYPE istio_agent_go_goroutines gauge\nistio_agent_go_goroutines %d\n", runtime.NumGoroutine())
+	if err := s.translate(w, text); err != nil {
+		slog.Debug("metrics: whoever asked is gone", "error", err)
+	}
+}
+
+// mergedMetrics gives what Envoy counts, what the application does, and the agent's own.
+func mergedMetrics(s self, application scrape) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		s.serveEnvoy(w, r)
+		application.copyTo(r.Context(), w)
+		var memory runtime.MemStats
+		runtime.ReadMemStats(&memory)
+		fmt.Fprintf(w, "# TYPE istio_agent_go_memstats_sys_bytes gauge\nistio_agent_go_memstats_sys_bytes %d\n", memory.Sys)
+		fmt.Fprintf(w, "# TYPE istio_agent_go_goroutines gauge\nistio_agent_go_goroutines %d\n", runtime.NumGoroutine())
+	}
 }

@@ -58,12 +58,12 @@ func JSON(o Options) ([]byte, error) {
 		},
 		"static_resources": object{
 			"clusters": []any{
-				tcpCluster("prometheus_stats", o.AdminPort), tcpCluster("agent", o.StatusPort),
+				tcpCluster("agent", o.StatusPort),
 				pipeCluster("sds-grpc", o.SDSSocket), pipeCluster("xds-grpc", o.XDSSocket),
 			},
 			"listeners": []any{
-				forward("prometheus", o.PrometheusPort, "/stats/prometheus", "prometheus_stats"),
-				forward("agent", o.ReadyPort, "/healthz/ready", "agent"),
+				forward("prometheus", o.PrometheusPort, object{"prefix": "/stats/prometheus"}, object{"cluster": "agent", "prefix_rewrite": "/stats/envoy"}),
+				forward("agent", o.ReadyPort, object{"prefix": "/healthz/ready"}, object{"cluster": "agent"}),
 			},
 		},
 		"overload_manager": object{"resource_monitors": []any{object{"name": "envoy.resource_monitors.global_downstream_max_connections",
@@ -103,7 +103,7 @@ func pipeCluster(name, file string) object {
 }
 
 // forward opens a port that gives one path of a local cluster.
-func forward(name string, port int, path, cluster string) object {
+func forward(name string, port int, match, route object) object {
 	return object{
 		"name": name + "_listener", "address": socket("0.0.0.0", port),
 		"filter_chains": []any{object{"filters": []any{object{
@@ -112,7 +112,7 @@ func forward(name string, port int, path, cluster string) object {
 				"@type":       "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
 				"stat_prefix": name,
 				"route_config": object{"virtual_hosts": []any{object{"name": "backend", "domains": []any{"*"}, "routes": []any{
-					object{"match": object{"prefix": path}, "route": object{"cluster": cluster}},
+					object{"match": match, "route": route},
 				}}}},
 				"http_filters": []any{object{"name": "envoy.filters.http.router",
 					"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}},
@@ -124,7 +124,7 @@ func forward(name string, port int, path, cluster string) object {
 // statsConfig keeps what the mesh's tools read: a thousand services have a thousand times Envoy's own cluster statistics.
 func statsConfig(more Stats) object {
 	var patterns []any
-	for _, prefix := range []string{"reporter=", "cluster_manager", "listener_manager", "http_mixer_filter", "tcp_mixer_filter", "server", "cluster.xds-grpc", "http.inbound_", "http.outbound_", "tcp.", "vhost.", "istio"} {
+	for _, prefix := range []string{"slipway.", "reporter=", "cluster_manager", "listener_manager", "http_mixer_filter", "tcp_mixer_filter", "server", "cluster.xds-grpc", "http.inbound_", "http.outbound_", "tcp.", "vhost.", "istio"} {
 		patterns = append(patterns, object{"prefix": prefix})
 	}
 	for _, suffix := range []string{"ssl_context_update_by_sds", "update_rejected", "ssl.handshake", "ssl.fail_verify_san"} {

@@ -115,6 +115,7 @@ func strip(pod *corev1.Pod) *corev1.Pod {
 	in := func(list []string) func(corev1.Container) bool {
 		return func(c corev1.Container) bool { return slices.Contains(list, c.Name) }
 	}
+	restoreScrape(pod)
 	pod.Spec.InitContainers = slices.DeleteFunc(pod.Spec.InitContainers, in(was.InitContainers))
 	pod.Spec.Containers = slices.DeleteFunc(pod.Spec.Containers, in(was.Containers))
 	pod.Spec.Volumes = slices.DeleteFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return slices.Contains(was.Volumes, v.Name) })
@@ -212,19 +213,6 @@ func setAnnotation(pod *corev1.Pod, name, value string) {
 		pod.Annotations = map[string]string{}
 	}
 	pod.Annotations[name] = value
-}
-
-// metricsAnnotations lead Prometheus to the agent, which has the proxy's metrics; a pod's own annotations stand.
-func metricsAnnotations(pod *corev1.Pod, config *Config) {
-	if merge, ok := at(config.Mesh, "enablePrometheusMerge").(bool); ok && !merge {
-		return
-	}
-	if _, own := pod.Annotations["prometheus.io/scrape"]; own {
-		return
-	}
-	setAnnotation(pod, "prometheus.io/scrape", "true")
-	setAnnotation(pod, "prometheus.io/port", "15020")
-	setAnnotation(pod, "prometheus.io/path", "/stats/prometheus")
 }
 
 // resources are the values', or only what annotations say if there is any.

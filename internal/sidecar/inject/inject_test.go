@@ -35,6 +35,7 @@ func pods() map[string]*corev1.Pod {
 		"plain":      {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
 		"init":       {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "first"}}, Containers: []corev1.Container{app}}},
 		"volumes":    {ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"app": "x"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}, Volumes: []corev1.Volume{{Name: "own"}}}},
+		"scraped":    {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9102", "prometheus.io/path": "/m"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
 		"annotated":  {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"traffic.sidecar.istio.io/excludeOutboundPorts": "5432", "prometheus.io/scrape": "false"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
 		"two apps":   {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: "other"}}}},
 		"deployment": {ObjectMeta: metav1.ObjectMeta{GenerateName: "d-5d4-", Labels: map[string]string{"pod-template-hash": "5d4"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
