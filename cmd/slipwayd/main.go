@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	istio "istio.io/client-go/pkg/clientset/versioned"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -125,6 +126,10 @@ func (p *plane) lead(ctx context.Context) error {
 		group, ctx := errgroup.WithContext(ctx)
 		group.Go(func() error { return leader.KeepRoots(ctx, p.kube, p.authority.RootPEM()) })
 		group.Go(func() error { return leader.CloseWebhooks(ctx, p.kube, p.options.revision, p.authority.RootPEM()) })
+		group.Go(func() error {
+			leader.WriteIngressStatus(ctx, p.kube, p.servedIngresses)
+			return nil
+		})
 		if err := group.Wait(); err != nil {
 			slog.Error("leader: stopped", "error", err)
 		}
@@ -132,3 +137,13 @@ func (p *plane) lead(ctx context.Context) error {
 }
 
 func (p *plane) ready() bool { return p.engine.Server.Ready() && p.injector.ready() }
+
+// servedIngresses are those that this mesh's gateways serve.
+func (p *plane) servedIngresses() leader.ServedIngresses {
+	service, ingresses := p.engine.Ingresses()
+	out := leader.ServedIngresses{Service: types.NamespacedName{Namespace: p.options.namespace, Name: service}}
+	for _, ingress := range ingresses {
+		out.Ingresses = append(out.Ingresses, types.NamespacedName{Namespace: ingress[0], Name: ingress[1]})
+	}
+	return out
+}

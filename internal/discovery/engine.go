@@ -126,6 +126,15 @@ func (e *Engine) Problems() []resolve.Problem {
 	return nil
 }
 
+// Ingresses lists the Ingresses that are served, by namespace and name, and the name of the Service of the gateways that serve them.
+func (e *Engine) Ingresses() (service string, ingresses [][2]string) {
+	state := e.state.Load()
+	if state == nil {
+		return "", nil
+	}
+	return state.World.Config.IngressService, state.Ingresses()
+}
+
 // secrets hands the store's material to streams as Envoy's secrets.
 type secrets struct{ store *sds.Store }
 

@@ -59,6 +59,16 @@ const (
 	PathsDecode // %2F and %5C as well
 )
 
+// IngressMode says which Ingresses are served.
+type IngressMode int
+
+// The modes.
+const (
+	IngressStrict  IngressMode = iota // those of the mesh's class
+	IngressDefault                    // and those without one
+	IngressOff
+)
+
 // Config is what MeshConfig says that changes what proxies are sent.
 type Config struct {
 	RootNamespace string
@@ -77,6 +87,9 @@ type Config struct {
 	DetectionTimeoutMillis int64
 	IngressService         string
 	Paths                  PathNormalization
+	IngressMode            IngressMode
+	IngressClass           string
+	IngressSelector        string // of label istio: which gateways serve Ingresses
 	DNSRefreshMillis       int64
 	H2Upgrade              bool // HTTP/1.1 is spoken to clusters as HTTP/2
 	// Providers are the extension providers that policies and telemetry name.

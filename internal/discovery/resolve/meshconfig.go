@@ -17,6 +17,7 @@ func defaultConfig(options Options) *mesh.Config {
 	return &mesh.Config{
 		RootNamespace: options.RootNamespace, TrustDomain: "cluster.local", Domain: options.Domain, AllowAny: true, AutoMTLS: true,
 		ConnectTimeoutMillis: 10_000, DNSRefreshMillis: 60_000, IngressService: "istio-ingressgateway",
+		IngressClass: "istio", IngressSelector: "ingressgateway",
 	}
 }
 
@@ -45,6 +46,7 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 	}
 	identities := config.TrustDomain != s.World.Config.TrustDomain || config.RootNamespace != s.World.Config.RootNamespace
 	s.World.Config = config
+	s.allIngresses()
 	s.dirty.All = true
 	if identities {
 		s.allStale()
@@ -63,6 +65,10 @@ func (s *step) allStale() {
 		}
 		return false
 	})
+}
+
+var ingressModes = map[meshapi.MeshConfig_IngressControllerMode]mesh.IngressMode{
+	meshapi.MeshConfig_DEFAULT: mesh.IngressDefault, meshapi.MeshConfig_OFF: mesh.IngressOff,
 }
 
 var pathNormalizations = map[meshapi.MeshConfig_ProxyPathNormalization_NormalizationType]mesh.PathNormalization{
@@ -99,6 +105,13 @@ func readConfig(config *mesh.Config, api *meshapi.MeshConfig) {
 	config.Keepalive, config.LocalityLB, config.Retries = api.TcpKeepalive, api.LocalityLbSetting, api.DefaultHttpRetryPolicy
 	if p := api.DefaultTrafficPolicy; p != nil {
 		config.Traffic = &networking.TrafficPolicy{ConnectionPool: p.ConnectionPool, OutlierDetection: p.OutlierDetection}
+	}
+	config.IngressMode = ingressModes[api.IngressControllerMode]
+	if api.IngressClass != "" {
+		config.IngressClass = api.IngressClass
+	}
+	if api.IngressSelector != "" {
+		config.IngressSelector = api.IngressSelector
 	}
 	config.Paths = pathNormalizations[api.GetPathNormalization().GetNormalization()]
 	config.Providers = map[string]*meshapi.MeshConfig_ExtensionProvider{}

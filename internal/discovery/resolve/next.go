@@ -11,6 +11,7 @@ import (
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
@@ -29,18 +30,21 @@ type Options struct {
 type State struct {
 	World *world.World
 
-	options   Options
-	aliased   *iradix.Tree[string]                     // what an ExternalName Service names, by namespace NUL name
-	slices    *iradix.Tree[*discoveryv1.EndpointSlice] // by namespace NUL service NUL name
-	pods      *iradix.Tree[*corev1.Pod]                // by namespace NUL name
-	services  *iradix.Tree[*corev1.Service]            // by namespace NUL name
-	entries   *iradix.Tree[*networking.ServiceEntry]   // by namespace NUL name
-	workloads *iradix.Tree[*networking.WorkloadEntry]  // by namespace NUL name
-	virtual   *iradix.Tree[*mesh.VirtualService]       // by namespace NUL name
-	routes    *iradix.Tree[*networking.VirtualService] // by namespace NUL name
-	roots     *iradix.Tree[rootOf]                     // by a delegate's namespace NUL name NUL its root's
-	ruleHosts *iradix.Tree[string]                     // host of each DestinationRule, by namespace NUL name
-	problems  *iradix.Tree[[]Problem]                  // by kind NUL namespace NUL name
+	options        Options
+	aliased        *iradix.Tree[string]                     // what an ExternalName Service names, by namespace NUL name
+	slices         *iradix.Tree[*discoveryv1.EndpointSlice] // by namespace NUL service NUL name
+	pods           *iradix.Tree[*corev1.Pod]                // by namespace NUL name
+	services       *iradix.Tree[*corev1.Service]            // by namespace NUL name
+	entries        *iradix.Tree[*networking.ServiceEntry]   // by namespace NUL name
+	workloads      *iradix.Tree[*networking.WorkloadEntry]  // by namespace NUL name
+	ingresses      *iradix.Tree[*networkingv1.Ingress]      // by namespace NUL name
+	hostsOfIngress *iradix.Tree[[]string]                   // by namespace NUL name
+	ingressClasses *iradix.Tree[string]                     // controllers, by name
+	virtual        *iradix.Tree[*mesh.VirtualService]       // by namespace NUL name
+	routes         *iradix.Tree[*networking.VirtualService] // by namespace NUL name
+	roots          *iradix.Tree[rootOf]                     // by a delegate's namespace NUL name NUL its root's
+	ruleHosts      *iradix.Tree[string]                     // host of each DestinationRule, by namespace NUL name
+	problems       *iradix.Tree[[]Problem]                  // by kind NUL namespace NUL name
 }
 
 // Start is a State without objects.
@@ -49,6 +53,7 @@ func Start(options Options) *State {
 		World: world.New(defaultConfig(options)), options: options,
 		aliased: iradix.New[string](), slices: iradix.New[*discoveryv1.EndpointSlice](), pods: iradix.New[*corev1.Pod](),
 		services: iradix.New[*corev1.Service](), entries: iradix.New[*networking.ServiceEntry](), workloads: iradix.New[*networking.WorkloadEntry](),
+		ingresses: iradix.New[*networkingv1.Ingress](), hostsOfIngress: iradix.New[[]string](), ingressClasses: iradix.New[string](),
 		virtual: iradix.New[*mesh.VirtualService](), routes: iradix.New[*networking.VirtualService](), roots: iradix.New[rootOf](), ruleHosts: iradix.New[string](), problems: iradix.New[[]Problem](),
 	}
 }
@@ -132,6 +137,12 @@ func (s *step) apply(change source.Change) {
 	case KeySet:
 		object, _ := change.Object.(*mesh.KeySet)
 		s.keySet(change.Name, object)
+	case "Ingress":
+		object, _ := change.Object.(*networkingv1.Ingress)
+		s.ingress(change.Namespace, change.Name, object)
+	case "IngressClass":
+		object, _ := change.Object.(*networkingv1.IngressClass)
+		s.ingressClass(change.Name, object)
 	case "WorkloadEntry":
 		object, _ := change.Object.(*networking.WorkloadEntry)
 		s.workloadEntry(change.Namespace, change.Name, object)

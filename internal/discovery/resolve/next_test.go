@@ -17,6 +17,7 @@ import (
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -37,12 +38,12 @@ func randomChange(r *rand.Rand) source.Change {
 	namespace, n := pick(r, "a", "b", "istio-system"), r.IntN(4)
 	name := fmt.Sprintf("o%d", n)
 	labels := map[string]string{"app": name, "version": pick(r, "v1", "v2"), labelTLSMode: pick(r, "istio", "")}
-	kind := pick(r, "Service", "EndpointSlice", "Pod", "Node", "VirtualService", "DestinationRule", "ServiceEntry", "Gateway", "PeerAuthentication", "ConfigMap", "Sidecar", "WorkloadEntry")
+	kind := pick(r, "Service", "EndpointSlice", "Pod", "Node", "VirtualService", "DestinationRule", "ServiceEntry", "Gateway", "PeerAuthentication", "ConfigMap", "Sidecar", "WorkloadEntry", "Ingress", "IngressClass")
 	change := source.Change{Kind: kind, Namespace: namespace, Name: name}
 	if kind == "ConfigMap" {
 		change.Namespace, change.Name = "istio-system", "istio"
 	}
-	if kind == "Node" {
+	if kind == "Node" || kind == "IngressClass" {
 		change.Namespace = ""
 	}
 	if r.IntN(4) > 0 {
@@ -98,6 +99,12 @@ func randomObject(r *rand.Rand, kind, namespace, name string, labels map[string]
 			Ports: []*api.ServicePort{{Number: 80, Name: "http", Protocol: "HTTP"}}, Endpoints: []*api.WorkloadEntry{{Address: pick(r, "1.1.1.1", "nonsense")}}}}
 	case "Sidecar":
 		return &networking.Sidecar{ObjectMeta: meta(namespace, name, nil), Spec: api.Sidecar{Egress: []*api.IstioEgressListener{{Hosts: []string{pick(r, "./*", "*/o1.a.svc.cluster.local", "~/*")}}}}}
+	case "Ingress":
+		class := pick(r, "istio", "o1", "other")
+		return &networkingv1.Ingress{ObjectMeta: meta(namespace, name, nil), Spec: networkingv1.IngressSpec{IngressClassName: &class, Rules: []networkingv1.IngressRule{{Host: pick(r, "", "a.test"), IngressRuleValue: networkingv1.IngressRuleValue{
+			HTTP: &networkingv1.HTTPIngressRuleValue{Paths: []networkingv1.HTTPIngressPath{{Path: pick(r, "/", "/a"), Backend: networkingv1.IngressBackend{Service: &networkingv1.IngressServiceBackend{Name: pick(r, "o0", "o1"), Port: networkingv1.ServiceBackendPort{Name: portName}}}}}}}}}}}
+	case "IngressClass":
+		return &networkingv1.IngressClass{ObjectMeta: meta("", name, nil), Spec: networkingv1.IngressClassSpec{Controller: pick(r, IngressController, "other")}}
 	case "WorkloadEntry":
 		return &networking.WorkloadEntry{ObjectMeta: meta(namespace, name, nil), Spec: api.WorkloadEntry{Address: pick(r, "10.2.0.1", ""), Labels: map[string]string{"app": pick(r, "o0", "o1", "o2")}, ServiceAccount: pick(r, "x", "")}}
 	case "Gateway":

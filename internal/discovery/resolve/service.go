@@ -24,6 +24,7 @@ func (s *step) service(namespace, name string, object *corev1.Service) {
 	exists := object != nil && object.Spec.Type != corev1.ServiceTypeExternalName
 	s.alias(namespace, name, object)
 	s.services = put(s.services, key, object, exists)
+	s.ingressesOf(namespace)
 	s.dirty.Host(host)
 	s.dirty.Workloads(namespace)
 	if !exists {

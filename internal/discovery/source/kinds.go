@@ -46,6 +46,8 @@ func New(options Options, queue *Queue) (*Source, error) {
 		{"Service", kube.Core().V1().Services().Informer(), all, nil},
 		{"EndpointSlice", kube.Discovery().V1().EndpointSlices().Informer(), all, nil},
 		{"Pod", kube.Core().V1().Pods().Informer(), all, slimPod},
+		{"Ingress", kube.Networking().V1().Ingresses().Informer(), all, nil},
+		{"IngressClass", kube.Networking().V1().IngressClasses().Informer(), all, nil},
 		{"Gateway", mesh.Networking().V1().Gateways().Informer(), ours, nil},
 		{"VirtualService", older.ForResource(networking.SchemeGroupVersion.WithResource("virtualservices")).Informer(), ours, nil},
 		{"DestinationRule", mesh.Networking().V1().DestinationRules().Informer(), ours, nil},

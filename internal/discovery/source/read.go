@@ -11,6 +11,7 @@ import (
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 	"sigs.k8s.io/yaml"
@@ -44,6 +45,10 @@ func NewObject(kind string) metav1.Object {
 		return &security.AuthorizationPolicy{}
 	case "RequestAuthentication":
 		return &security.RequestAuthentication{}
+	case "Ingress":
+		return &networkingv1.Ingress{}
+	case "IngressClass":
+		return &networkingv1.IngressClass{}
 	case "WorkloadEntry":
 		return &networking.WorkloadEntry{}
 	case "Sidecar":
@@ -88,4 +93,6 @@ func Read(stream []byte, namespace string) ([]Change, error) {
 	}
 }
 
-func clusterWide(kind string) bool { return kind == "Node" || kind == "Namespace" }
+func clusterWide(kind string) bool {
+	return kind == "Node" || kind == "Namespace" || kind == "IngressClass"
+}
