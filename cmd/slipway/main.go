@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -17,6 +18,10 @@ func main() {
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Error:", err)
+		var exit cli.Exit
+		if errors.As(err, &exit) {
+			os.Exit(exit.Status)
+		}
 		os.Exit(1)
 	}
 }

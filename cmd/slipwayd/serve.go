@@ -141,7 +141,7 @@ func (p *plane) serveWebhooks(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("POST /inject", p.injector.webhook)
 	mux.Handle("POST /inject/", p.injector.webhook)
-	mux.Handle("POST /validate", &webhook.Validator{Options: p.resolve})
+	mux.Handle("POST /validate", &webhook.Validator{Options: p.resolve, State: p.engine.State})
 	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: &tls.Config{GetCertificate: p.serving.get, MinVersion: tls.VersionTLS12}}
 	return serve(ctx, server)
 }

@@ -35,7 +35,7 @@ func Root() *cobra.Command {
 	flags.StringVar(&g.context, "context", "", "the kubeconfig's context to use")
 	flags.StringVarP(&g.namespace, "namespace", "n", "", "the namespace to work in; otherwise the context's")
 	flags.StringVarP(&g.istioNamespace, "istioNamespace", "i", v1alpha1.DefaultNamespace, "the namespace of the control plane")
-	root.AddCommand(operatorCommand(g), installCommand(g), manifestCommand(g), profileCommand(), kubeInjectCommand(g), versionCommand())
+	root.AddCommand(operatorCommand(g), installCommand(g), manifestCommand(g), profileCommand(), kubeInjectCommand(g), analyzeCommand(g), validateCommand(g), versionCommand())
 	return root
 }
 
@@ -52,6 +52,15 @@ func (g *global) restConfig() (*rest.Config, error) {
 	}
 	config.QPS, config.Burst = 100, 200
 	return config, nil
+}
+
+// currentNamespace is the one that is asked for, or the context's.
+func (g *global) currentNamespace() (string, error) {
+	if g.namespace != "" {
+		return g.namespace, nil
+	}
+	namespace, _, err := g.config().Namespace()
+	return namespace, err
 }
 
 // client talks to the cluster without a cache.

@@ -118,10 +118,13 @@ func (e *Engine) step() {
 	e.update.Observe(time.Since(began).Seconds())
 }
 
+// State is what is known of the mesh; nil before everything was read.
+func (e *Engine) State() *resolve.State { return e.state.Load() }
+
 // Problems is what is wrong with users' objects.
 func (e *Engine) Problems() []resolve.Problem {
 	if state := e.state.Load(); state != nil {
-		return state.Problems()
+		return append(state.Problems(), state.Analyze()...)
 	}
 	return nil
 }

@@ -29,9 +29,45 @@ const (
 	ReasonMissing     = "Missing"
 	ReasonUnsupported = "Unsupported"
 	ReasonDeprecated  = "Deprecated"
+	// ReasonUnreachable is of a rule that another one stands before, ReasonIneffective of a match that another one has already.
+	ReasonUnreachable = "Unreachable"
+	ReasonIneffective = "Ineffective"
+	// ReasonHost is of hosts that no server of a Gateway takes, ReasonPort of a destination of many ports that names none.
+	ReasonHost = "HostNotTaken"
+	ReasonPort = "PortNeeded"
+	// ReasonPortName is of a port whose name tells no protocol, ReasonDuplicate of two objects of which one can count.
+	ReasonPortName  = "PortName"
+	ReasonDuplicate = "Duplicate"
 	// ReasonReference is of an object that another one names and that is not there.
 	ReasonReference = "ReferenceNotFound"
 )
+
+// codes are Istio's, where it has one for the reason. https://istio.io/latest/docs/reference/config/analysis/
+var codes = map[string]string{
+	ReasonReference: "IST0101", ReasonInvalid: "IST0106", ReasonMissing: "IST0106", ReasonDeprecated: "IST0002", ReasonUnreachable: "IST0130", ReasonIneffective: "IST0131", ReasonHost: "IST0132",
+	ReasonPort: "IST0112", ReasonPortName: "IST0118", ReasonDuplicate: "IST0111", ReasonUnsupported: "SLW0001",
+}
+
+// The levels, as istioctl has them.
+const (
+	LevelError   = "Error"
+	LevelWarning = "Warning"
+	LevelInfo    = "Info"
+)
+
+// Code is the message's number.
+func (p Problem) Code() string { return codes[p.Reason] }
+
+// Level says how bad it is: an Error keeps something from working.
+func (p Problem) Level() string {
+	switch {
+	case p.Refuse || p.Reason == ReasonReference:
+		return LevelError
+	case p.Reason == ReasonPortName || p.Reason == ReasonDeprecated:
+		return LevelInfo
+	}
+	return LevelWarning
+}
 
 // report collects the problems of one object.
 type report struct {

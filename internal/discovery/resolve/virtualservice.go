@@ -135,6 +135,7 @@ func (s *step) convertVirtualService(object *networking.VirtualService, r *repor
 			out.HTTP = append(out.HTTP, route)
 		}
 	}
+	checkReach(spec.Http, r)
 	for i, from := range spec.Tls {
 		out.TLS = append(out.TLS, convertTLS(names, from, fmt.Sprintf("spec.tls[%d]", i), r)...)
 	}

@@ -21,7 +21,11 @@ import (
 const maxReview = 10 << 20
 
 // Validator answers reviews.
-type Validator struct{ Options resolve.Options }
+type Validator struct {
+	Options resolve.Options
+	// State is what else there is; nil while that is not known.
+	State func() *resolve.State
+}
 
 // ServeHTTP answers one review.
 func (v *Validator) ServeHTTP(out http.ResponseWriter, request *http.Request) {
@@ -39,6 +43,16 @@ func (v *Validator) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 	}
 }
 
+// check looks at the object by itself, and among the others where they are known.
+func (v *Validator) check(request *admission.AdmissionRequest, object any) []resolve.Problem {
+	if v.State != nil {
+		if state := v.State(); state != nil {
+			return resolve.CheckIn(state, request.Kind.Kind, request.Namespace, request.Name, object)
+		}
+	}
+	return resolve.Check(v.Options, request.Kind.Kind, request.Namespace, request.Name, object)
+}
+
 func (v *Validator) review(request *admission.AdmissionRequest) *admission.AdmissionResponse {
 	if source.NewObject(request.Kind.Kind) == nil { // the schema's business alone
 		return &admission.AdmissionResponse{Allowed: true}
@@ -49,7 +63,7 @@ func (v *Validator) review(request *admission.AdmissionRequest) *admission.Admis
 	}
 	response := &admission.AdmissionResponse{Allowed: true}
 	var refusals []string
-	for _, problem := range resolve.Check(v.Options, request.Kind.Kind, request.Namespace, request.Name, object) {
+	for _, problem := range v.check(request, object) {
 		line := problem.Field + ": " + problem.Message
 		if problem.Refuse {
 			refusals = append(refusals, line)

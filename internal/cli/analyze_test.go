@@ -1,0 +1,98 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// slipway runs the command and returns what it prints.
+func slipway(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	root := Root()
+	root.SetArgs(args)
+	root.SetOut(&out)
+	root.SetErr(&out)
+	err := root.Execute()
+	return out.String(), err
+}
+
+func file(t *testing.T, text string) string {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file.yaml")
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// reviews is a Service with a rule that has subset v1.
+const reviews = `
+apiVersion: v1
+kind: Service
+metadata: {name: reviews, namespace: default}
+spec: {clusterIP: 10.0.0.1, ports: [{name: http, port: 80}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews, namespace: default}
+spec: {host: reviews, subsets: [{name: v1, labels: {version: v1}}]}
+---
+`
+
+// routes is a VirtualService for reviews.
+func routes(spec string) string {
+	return reviews + "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews, namespace: default}\nspec: " + spec + "\n"
+}
+
+// TestAnalyze has a case for each reason: what is wrong is told, with its code and where it is, and what is right is not.
+func TestAnalyze(t *testing.T) {
+	const good = "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v1}}]}]}"
+	for _, c := range []struct{ name, text, want string }{
+		{"nothing wrong", routes(good), "✔ No validation issues found."},
+		{"unknown host", routes(strings.Replace(good, "host: reviews", "host: nowhere", 1)), "Error [IST0101] (VirtualService default/reviews) spec.http[0].route[0].destination.host: there is no Service or ServiceEntry nowhere.default"},
+		{"unknown subset", routes(strings.Replace(good, "v1", "v9", 1)), "Error [IST0101] (VirtualService default/reviews) spec.http[0].route[0].destination.subset"},
+		{"unknown port", routes("{hosts: [reviews], http: [{route: [{destination: {host: reviews, port: {number: 81}}}]}]}"), "Error [IST0101] (VirtualService default/reviews) spec.http[0].route[0].destination.port.number"},
+		{"unknown Gateway", routes(strings.Replace(good, "http:", "gateways: [edge], http:", 1)), "Error [IST0101] (VirtualService default/reviews) spec.gateways[0]: there is no Gateway default/edge"},
+		{"unreachable rule", routes("{hosts: [reviews], http: [{route: [{destination: {host: reviews}}]}, {match: [{uri: {prefix: /a}}], route: [{destination: {host: reviews}}]}]}"), "Warning [IST0130] (VirtualService default/reviews) spec.http[1]: can never be reached"},
+		{"a match twice", routes("{hosts: [reviews], http: [{match: [{uri: {prefix: /a}}], route: [{destination: {host: reviews}}]}, {match: [{uri: {prefix: /a}}], route: [{destination: {host: reviews}}]}]}"), "Warning [IST0131] (VirtualService default/reviews) spec.http[1].match[0]"},
+		{"no route", routes("{hosts: [reviews], http: [{}]}"), "Error [IST0106] (VirtualService default/reviews) spec.http[0]"},
+		{"older field", routes("{hosts: [reviews], http: [{fault: {abort: {percent: 10, httpStatus: 500}}, route: [{destination: {host: reviews}}]}]}"), "Info [IST0002] (VirtualService default/reviews) spec.http[0].fault.abort.percent"},
+		{"host that no server takes", routes(strings.Replace(good, "http:", "gateways: [edge], http:", 1)) + "---\napiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: default}\nspec: {servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [other.test]}]}\n", "Warning [IST0132] (VirtualService default/reviews) spec.gateways[0]"},
+		{"Gateway that selects nobody", "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: edge, namespace: default}\nspec: {selector: {istio: nobody}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [other.test]}]}\n", "Error [IST0101] (Gateway default/edge) spec.selector"},
+		{"rule for nothing", "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: x, namespace: default}\nspec: {host: nowhere}\n", "Error [IST0101] (DestinationRule default/x) spec.host"},
+		{"port without a protocol", strings.Replace(routes(good), "name: http", "name: web", 1), "Info [IST0118] (Service default/reviews) spec.ports[0].name"},
+		{"many ports and none named", strings.Replace(routes(good), "ports: [", "ports: [{name: http-two, port: 81}, ", 1), "Warning [IST0112] (VirtualService default/reviews) spec.http[0].route[0].destination.port"},
+		{"two Sidecars for all", "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a, namespace: default}\nspec: {egress: [{hosts: [./*]}]}\n---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: b, namespace: default}\nspec: {egress: [{hosts: [./*]}]}\n", "Warning [IST0111] (Sidecar default/b) spec.workloadSelector"},
+		{"what is not there", "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a, namespace: default}\nspec: {egress: [{port: {number: 80, protocol: HTTP_PROXY}, hosts: [./*]}]}\n", "Warning [SLW0001] (Sidecar default/a) spec.egress[0].port.protocol"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, err := slipway(t, "analyze", "--use-kube=false", file(t, c.text))
+			if !strings.Contains(out, c.want) {
+				t.Errorf("%q is not in\n%s", c.want, out)
+			}
+			var exit Exit
+			if fails := strings.Contains(out, "Error ["); fails != (errors.As(err, &exit) && exit.Status == ExitAnalyzed) {
+				t.Errorf("ended with %v after\n%s", err, out)
+			}
+		})
+	}
+	t.Run("suppressed", func(t *testing.T) {
+		out, err := slipway(t, "analyze", "--use-kube=false", "-S", "IST0101=VirtualService *.default", file(t, routes(strings.Replace(good, "host: reviews", "host: nowhere", 1))))
+		if err != nil || strings.Contains(out, "IST0101") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+	t.Run("validate", func(t *testing.T) {
+		if out, err := slipway(t, "validate", "-f", file(t, routes(good))); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		if out, err := slipway(t, "validate", "-f", file(t, routes("{hosts: [reviews], http: [{}]}"))); err == nil || !strings.Contains(out, "spec.http[0]") {
+			t.Errorf("%v\n%s", err, out)
+		}
+	})
+}
