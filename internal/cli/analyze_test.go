@@ -5,8 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/xds"
 )
 
 // slipway runs the command and returns what it prints.
@@ -95,4 +98,18 @@ func TestAnalyze(t *testing.T) {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
+}
+
+func TestProxyStatusTable(t *testing.T) {
+	list := []proxyState{{ProxyReport: xds.ProxyReport{ID: "sidecar~10.0.0.1~web.shop~shop.svc.cluster.local", Types: map[string]xds.TypeReport{
+		"cds": {Sent: "4", Acknowledged: "4"}, "lds": {Sent: "6", Acknowledged: "5"}, "rds": {Sent: "7", Acknowledged: "3", Error: "no such cluster"}}}, ControlPlane: "istiod-1"}}
+	var out bytes.Buffer
+	if err := printProxies(&out, list, "table"); err != nil {
+		t.Fatal(err)
+	}
+	fields := strings.Fields(strings.Split(out.String(), "\n")[1])
+	want := []string{"web.shop", "SYNCED", "STALE", "NOT", "SENT", "REJECTED", "NOT", "SENT", "istiod-1", "-"}
+	if !slices.Equal(fields, want) || !strings.Contains(out.String(), "web.shop refused RDS: no such cluster") {
+		t.Errorf("printed\n%s", out.String())
+	}
 }

@@ -1,0 +1,187 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/xds"
+)
+
+// debugPort is where the control plane tells of itself.
+const debugPort = "8080"
+
+func proxyStatusCommand(g *global) *cobra.Command {
+	var output, revision string
+	command := &cobra.Command{
+		Use:     "proxy-status [POD[.NAMESPACE]]",
+		Aliases: []string{"ps"},
+		Short:   "Say whether each proxy holds what the control plane has sent",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			list, err := proxies(cmd.Context(), g, revision)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				if list, err = onlyProxy(list, args[0], g); err != nil {
+					return err
+				}
+			}
+			return printProxies(cmd.OutOrStdout(), list, output)
+		},
+	}
+	command.Flags().StringVarP(&output, "output", "o", "table", "table, json or yaml")
+	command.Flags().StringVarP(&revision, "revision", "r", "", "only of the control plane of this revision")
+	return command
+}
+
+// proxyState is a proxy and the control plane's pod that it is connected to.
+type proxyState struct {
+	xds.ProxyReport
+	ControlPlane string
+}
+
+// name is POD.NAMESPACE.
+func (p proxyState) name() string {
+	if parts := strings.Split(p.ID, "~"); len(parts) == 4 {
+		return parts[2]
+	}
+	return p.ID
+}
+
+// proxies asks each pod of the control plane, by way of the API server.
+func proxies(ctx context.Context, g *global, revision string) ([]proxyState, error) {
+	config, err := g.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	c, err := g.client()
+	if err != nil {
+		return nil, err
+	}
+	labels := client.MatchingLabels{"app": "istiod"}
+	if revision != "" {
+		labels["istio.io/rev"] = revision
+	}
+	pods := &corev1.PodList{}
+	if err := c.List(ctx, pods, client.InNamespace(g.istioNamespace), labels); err != nil {
+		return nil, err
+	}
+	var out []proxyState
+	asked := 0
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		if pod.Status.Phase != corev1.PodRunning {
+			continue
+		}
+		asked++
+		text, err := kube.CoreV1().Pods(pod.Namespace).ProxyGet("http", pod.Name, debugPort, "debug/syncz", nil).DoRaw(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("ask %s/%s: %w", pod.Namespace, pod.Name, err)
+		}
+		var reports []xds.ProxyReport
+		if err := json.Unmarshal(text, &reports); err != nil {
+			return nil, fmt.Errorf("what %s/%s answers: %w", pod.Namespace, pod.Name, err)
+		}
+		for _, r := range reports {
+			out = append(out, proxyState{r, pod.Name})
+		}
+	}
+	if asked == 0 {
+		return nil, fmt.Errorf("no control plane runs in namespace %s; use -i for another", g.istioNamespace)
+	}
+	slices.SortFunc(out, func(a, b proxyState) int { return strings.Compare(a.name(), b.name()) })
+	return out, nil
+}
+
+// onlyProxy finds one by POD.NAMESPACE or, in the current namespace, POD.
+func onlyProxy(list []proxyState, name string, g *global) ([]proxyState, error) {
+	if !strings.Contains(name, ".") {
+		namespace, err := g.currentNamespace()
+		if err != nil {
+			return nil, err
+		}
+		name += "." + namespace
+	}
+	for _, p := range list {
+		if p.name() == name {
+			return []proxyState{p}, nil
+		}
+	}
+	return nil, fmt.Errorf("no proxy %s is connected", name)
+}
+
+// columns are the types of resources, as their streams name them.
+var columns = []string{"cds", "lds", "eds", "rds", "vhds"}
+
+// standing is how a proxy stands with one type: SYNCED, STALE while an answer is out, REJECTED while the last was refused, or NOT SENT.
+func standing(p proxyState, kind string) string {
+	t, ok := p.Types[kind]
+	switch {
+	case !ok:
+		return "NOT SENT"
+	case t.Error != "":
+		return "REJECTED"
+	case t.Sent != t.Acknowledged:
+		return "STALE"
+	}
+	return "SYNCED"
+}
+
+func printProxies(out io.Writer, list []proxyState, output string) error {
+	switch output {
+	case "json":
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(list)
+	case "yaml":
+		text, err := yaml.Marshal(list)
+		if err == nil {
+			_, err = out.Write(text)
+		}
+		return err
+	case "table":
+	default:
+		return errors.New("--output: use table, json or yaml")
+	}
+	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
+	fmt.Fprintln(w, "NAME\t"+strings.ToUpper(strings.Join(columns, "\t"))+"\tISTIOD\tVERSION")
+	for _, p := range list {
+		line := []string{p.name()}
+		for _, kind := range columns {
+			line = append(line, standing(p, kind))
+		}
+		version := p.Version
+		if version == "" {
+			version = "-"
+		}
+		fmt.Fprintln(w, strings.Join(append(line, p.ControlPlane, version), "\t"))
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	for _, p := range list {
+		for _, kind := range columns {
+			if t := p.Types[kind]; t.Error != "" {
+				fmt.Fprintf(out, "%s refused %s: %s\n", p.name(), strings.ToUpper(kind), t.Error)
+			}
+		}
+	}
+	return nil
+}
