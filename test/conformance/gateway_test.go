@@ -88,5 +88,32 @@ func TestGateway(t *testing.T) {
 	t.Cleanup(func() { _ = listener.Close() })
 	answerLines(listener, func(net.Conn) string { return "greeting" })
 	m.prove(t, gatewayFeatures(listener.Addr().(*net.TCPAddr).Port))
+	m.prove(t, gatewayPolicies(t))
 	m.rejections(t)
+}
+
+// gatewayPolicies are about who may do what at the edge, and where tokens lead.
+func gatewayPolicies(t *testing.T) []feature {
+	a := newIssuer(t)
+	const selector = "selector: {matchLabels: {istio: conformance}}"
+	tokens := "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {name: edge}\nspec: {" + selector + ", jwtRules: [{issuer: \"" + a.url + "\", jwks: '" + a.keys() + "'}]}\n---\n"
+	policy := func(spec string) string {
+		return "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: edge}\nspec: {" + selector + ", " + spec + "}\n"
+	}
+	answers := func(status int, path string, headers ...string) func(*mesh) error {
+		return func(m *mesh) error {
+			response, _, err := m.get("reviews.test", path, headers...)
+			return orErr(err, expect(response != nil && response.StatusCode == status, "%s is answered %v, not %d", path, response, status))
+		}
+	}
+	bearer := []string{"authorization", "Bearer " + a.token(map[string]any{"group": "admins"})}
+	byClaim := func(group string) string {
+		return tokens + virtualService("- match: [{headers: {\"@request.auth.claims.group\": {exact: "+group+"}}}]"+toV2)
+	}
+	return []feature{
+		{name: "AuthorizationPolicy at a gateway", proves: "AuthorizationPolicy.selector.matchLabels", check: both(answers(403, "/admin"), answers(200, "/page")),
+			with: policy("action: DENY, rules: [{to: [{operation: {paths: [/admin]}}]}]"), without: policy("action: DENY, rules: [{to: [{operation: {paths: [/other]}}]}]")},
+		{name: "RequestAuthentication at a gateway", proves: "RequestAuthentication.selector.matchLabels", check: both(answers(200, "/"), answers(401, "/", "authorization", "Bearer nonsense"), answers(200, "/", bearer...)), with: tokens},
+		{name: "route by a token's claim", proves: "VirtualService.http.match.headers", with: byClaim("admins"), without: byClaim("others"), check: both(version("v2", "/", bearer...), version("v1", "/"))},
+	}
 }

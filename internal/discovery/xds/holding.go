@@ -37,6 +37,22 @@ func (h *holding) version(name string) string {
 	return ""
 }
 
+// lose forgets what is held of a table: the proxy dropped it with the table.
+func (h *holding) lose(table string) {
+	if h == nil {
+		return
+	}
+	for name := range h.differs {
+		if envoy.TableOf(name) == table {
+			h.differs[name] = ""
+		}
+	}
+	h.base.Items.Root().WalkPrefix([]byte(table+"/"), func(_ []byte, r *envoy.Resource) bool {
+		h.differs[r.Name] = ""
+		return false
+	})
+}
+
 // gone lists what is held of a table and is not there any more.
 func (h *holding) gone(table string, there func(name string) bool) []string {
 	if h == nil {

@@ -245,5 +245,10 @@ func (s *stream) acknowledge(i int, t *typeState, request *discovery.DeltaDiscov
 			delete(s.warming, r.Name)
 		}
 	}
+	if hosts := s.types[hostIndex]; i == routeIndex && hosts != nil {
+		for _, table := range t.removed {
+			hosts.held.lose(table)
+		}
+	}
 	t.sent, t.removed = nil, nil
 }

@@ -7,7 +7,10 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	api "istio.io/api/networking/v1alpha3"
+	securityapi "istio.io/api/security/v1beta1"
+	typeapi "istio.io/api/type/v1beta1"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
+	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -32,7 +35,7 @@ func change(r *rand.Rand) source.Change {
 	}
 	namespace, name := pick(r, "a", "b"), fmt.Sprintf("o%d", r.IntN(4))
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
-	c := source.Change{Kind: pick(r, "Service", "Service", "VirtualService", "DestinationRule", "ServiceEntry"), Namespace: namespace, Name: name}
+	c := source.Change{Kind: pick(r, "Service", "Service", "VirtualService", "DestinationRule", "ServiceEntry", "Sidecar", "WorkloadEntry", "AuthorizationPolicy"), Namespace: namespace, Name: name}
 	if r.IntN(4) == 0 {
 		return c
 	}
@@ -40,11 +43,41 @@ func change(r *rand.Rand) source.Change {
 	case "Service":
 		c.Object = &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{ClusterIP: pick(r, "10.0.0.1", "10.0.0.2", "None"),
 			Ports: []corev1.ServicePort{{Name: pick(r, "http", "tcp", "x"), Port: int32(80 + r.IntN(2))}}}}
+		if r.IntN(5) == 0 {
+			c.Object = &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: pick(r, "o0.a.svc.cluster.local", "o1.test")}}
+		}
+	case "Sidecar":
+		object := &networking.Sidecar{ObjectMeta: meta}
+		sidecar := &object.Spec
+		sidecar.Egress = []*api.IstioEgressListener{{Hosts: []string{pick(r, "./*", "*/o1.test", "a/o0.a.svc.cluster.local", "~/*")}}}
+		if r.IntN(3) == 0 {
+			sidecar.Egress = append(sidecar.Egress, &api.IstioEgressListener{Port: &api.SidecarPort{Number: 80, Protocol: "HTTP"}, Bind: pick(r, "", "127.0.0.1"), Hosts: []string{"*/*"}})
+		}
+		if r.IntN(3) == 0 {
+			sidecar.OutboundTrafficPolicy = &api.OutboundTrafficPolicy{Mode: api.OutboundTrafficPolicy_Mode(r.IntN(2))}
+		}
+		if r.IntN(2) == 0 {
+			sidecar.WorkloadSelector = &api.WorkloadSelector{Labels: map[string]string{"app": "client"}}
+		}
+		c.Object = object
+	case "WorkloadEntry":
+		c.Object = &networking.WorkloadEntry{ObjectMeta: meta, Spec: api.WorkloadEntry{Address: pick(r, "10.3.0.1", "10.3.0.2"), Labels: map[string]string{"app": pick(r, "client", "x")}, Locality: pick(r, "", "east/a")}}
+	case "AuthorizationPolicy":
+		c.Object = &security.AuthorizationPolicy{ObjectMeta: meta, Spec: securityapi.AuthorizationPolicy{Action: securityapi.AuthorizationPolicy_Action(r.IntN(3)), Rules: []*securityapi.Rule{{To: []*securityapi.Rule_To{{Operation: &securityapi.Operation{Paths: []string{pick(r, "/a", "/b")}}}}}}}}
 	case "VirtualService":
 		rule := []*api.HTTPMatchRequest{{SourceLabels: map[string]string{"app": pick(r, "client", "other")}}}
 		c.Object = &networking.VirtualService{ObjectMeta: meta, Spec: api.VirtualService{Hosts: []string{pick(r, "o0", "o1", "*.test", "new.test")}, Gateways: []string{"mesh", "a/" + pick(r, "g0", "g1")},
 			Http: []*api.HTTPRoute{{Match: rule[:r.IntN(2)], Route: []*api.HTTPRouteDestination{{Destination: &api.Destination{Host: pick(r, "o0", "o1"), Subset: "v1"}}}}}}}
+		if r.IntN(4) == 0 {
+			c.Object = &networking.VirtualService{ObjectMeta: meta, Spec: api.VirtualService{Hosts: []string{pick(r, "o0", "o1.test")}, Tcp: []*api.TCPRoute{{
+				Match: []*api.L4MatchAttributes{{SourceLabels: map[string]string{"app": pick(r, "client", "other")}}}, Route: []*api.RouteDestination{{Destination: &api.Destination{Host: pick(r, "o1", "o1.test")}}}}}}}
+		}
 	case "DestinationRule":
+		if r.IntN(3) == 0 {
+			c.Object = &networking.DestinationRule{ObjectMeta: meta, Spec: api.DestinationRule{Host: pick(r, "o0", "o1.test"), WorkloadSelector: &typeapi.WorkloadSelector{MatchLabels: map[string]string{"app": pick(r, "client", "other")}},
+				TrafficPolicy: &api.TrafficPolicy{OutlierDetection: &api.OutlierDetection{}, ConnectionPool: &api.ConnectionPoolSettings{Tcp: &api.ConnectionPoolSettings_TCPSettings{MaxConnections: int32(1 + r.IntN(2))}}}}}
+			break
+		}
 		c.Object = &networking.DestinationRule{ObjectMeta: meta, Spec: api.DestinationRule{Host: pick(r, "o0", "o1.test"), Subsets: []*api.Subset{{Name: pick(r, "v1", "v2")}},
 			TrafficPolicy: &api.TrafficPolicy{LoadBalancer: &api.LoadBalancerSettings{LbPolicy: &api.LoadBalancerSettings_ConsistentHash{ConsistentHash: &api.LoadBalancerSettings_ConsistentHashLB{
 				HashKey: &api.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName{HttpHeaderName: pick(r, "x", "y")}}}}}}}

@@ -1,0 +1,125 @@
+package e2e
+
+import (
+	"bufio"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// metric adds up the series of a metric that a pod's agent tells of and that have all of some labels.
+func (w *world) metric(t *testing.T, namespace, selector, name string, labels ...string) int {
+	t.Helper()
+	total := 0
+	for _, ip := range strings.Fields(w.kubectl(t, "get", "pods", "-n", namespace, "-l", selector, "--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].status.podIP}")) {
+		text := w.run(t, time.Minute, "nsenter", "--net=/run/netns/slipway-"+clusterName, "curl", "-s", "-m", "5", "http://"+ip+":15020/stats/prometheus")
+		lines := bufio.NewScanner(strings.NewReader(text))
+		lines.Buffer(nil, 1<<20)
+	next:
+		for lines.Scan() {
+			if !strings.HasPrefix(lines.Text(), name+"{") {
+				continue
+			}
+			for _, label := range labels {
+				if !strings.Contains(lines.Text(), label) {
+					continue next
+				}
+			}
+			n, err := strconv.Atoi(lines.Text()[strings.LastIndexByte(lines.Text(), ' ')+1:])
+			if err != nil {
+				t.Fatalf("%s: %v", lines.Text(), err)
+			}
+			total += n
+		}
+	}
+	return total
+}
+
+// telemetry: istio_requests_total rises by what was sent, at the gateway and at who is called, with who called whom.
+func (w *world) telemetry(t *testing.T) {
+	const n = 12
+	atGateway := func() int {
+		return w.metric(t, "istio-system", "istio=ingressgateway", "istio_requests_total", `reporter="source"`, `source_workload="istio-ingressgateway"`, `destination_service="productpage.default.svc.cluster.local"`,
+			`destination_workload="productpage-v1"`, `destination_workload_namespace="default"`, `response_code="200"`)
+	}
+	atPage := func() int {
+		return w.metric(t, "default", "app=productpage", "istio_requests_total", `reporter="destination"`, `source_workload="istio-ingressgateway"`, `source_workload_namespace="istio-system"`,
+			`destination_service_name="productpage"`, `destination_workload="productpage-v1"`, `connection_security_policy="mutual_tls"`, `response_code="200"`)
+	}
+	gateway, page := atGateway(), atPage()
+	w.versions(t, n)
+	if got := atGateway() - gateway; got != n {
+		t.Errorf("at the gateway istio_requests_total rose by %d for %d requests", got, n)
+	}
+	if got := atPage() - page; got != n {
+		t.Errorf("at productpage istio_requests_total rose by %d for %d requests", got, n)
+	}
+}
+
+// proxyStatus: every proxy holds what was sent, and the configuration of Bookinfo has nothing wrong with it.
+func (w *world) proxyStatus(t *testing.T) {
+	out := w.run(t, time.Minute, "bin/slipway", "proxy-status")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	row := regexp.MustCompile(`^\S+\.(default|istio-system)\s+(SYNCED\s+){5}istiod-\S+\s+\S+$`)
+	if len(lines) < 8 || !strings.HasPrefix(lines[0], "NAME") {
+		t.Fatalf("proxy-status says:\n%s", out)
+	}
+	for _, line := range lines[1:] {
+		if !row.MatchString(line) {
+			t.Errorf("not in step: %q", line)
+		}
+	}
+	if out, err := w.try(time.Minute, "", "bin/slipway", "analyze", "-n", "default"); err != nil {
+		t.Errorf("analyze: %v\n%s", err, out)
+	}
+}
+
+const ingressYAML = `apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: shop, namespace: default}
+spec:
+  ingressClassName: istio
+  rules:
+  - host: shop.example.com
+    http:
+      paths:
+      - {path: /productpage, pathType: Prefix, backend: {service: {name: productpage, port: {number: 9080}}}}
+`
+
+// ingress: Kubernetes' own Ingress is served live, and says where.
+func (w *world) ingress(t *testing.T) {
+	w.mustApply(t, ingressYAML)
+	url := "http://" + w.address(t) + "/productpage"
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		status, body, err := get(url, "Host", "shop.example.com")
+		if err == nil && status == http.StatusOK && strings.Contains(body, "reviews") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the Ingress is answered %d (%v)", status, err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	want := w.address(t)
+	for {
+		if got := w.kubectl(t, "get", "ingress", "shop", "-o", "jsonpath={.status.loadBalancer.ingress[0].ip}"); strings.TrimSpace(got) == want {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatalf("the status says %q, not %s", got, want)
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	w.kubectl(t, "delete", "ingress", "shop")
+	for deadline = time.Now().Add(30 * time.Second); ; time.Sleep(200 * time.Millisecond) {
+		if status, _, err := get(fmt.Sprintf("http://%s/nothing-there", want), "Host", "shop.example.com"); err == nil && status == http.StatusNotFound {
+			return
+		} else if time.Now().After(deadline) {
+			t.Fatalf("without the Ingress it is answered %d (%v)", status, err)
+		}
+	}
+}
