@@ -33,13 +33,13 @@ func (m *mesh) prove(t *testing.T, features []feature) {
 	for _, f := range features {
 		t.Run(f.name, func(t *testing.T) {
 			m.kube.Apply(t, f.with)
-			kubetest.Eventually(t, 10*time.Second, func() error { return f.check(m) })
+			kubetest.Eventually(t, 20*time.Second, func() error { return f.check(m) })
 			if f.without == "" {
 				m.kube.Delete(t, f.with)
 			} else {
 				m.kube.Apply(t, f.without)
 			}
-			kubetest.Eventually(t, 10*time.Second, func() error {
+			kubetest.Eventually(t, 20*time.Second, func() error {
 				if f.check(m) == nil {
 					return errHolds
 				}
