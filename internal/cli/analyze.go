@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
@@ -131,30 +129,22 @@ func (a *analysis) print(out io.Writer, found []resolve.Problem) error {
 		list = append(list, message{p.Code(), p.Level(), p.Kind + " " + p.Namespace + "/" + p.Name, p.Field, p.Message})
 	}
 	slices.SortStableFunc(list, func(x, y message) int { return slices.Index(levels, y.Level) - slices.Index(levels, x.Level) })
-	switch a.output {
-	case "json":
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(list)
-	case "yaml":
-		text, err := yaml.Marshal(list)
-		if err == nil {
-			_, err = out.Write(text)
-		}
+	if done, err := printAs(out, list, a.output); done {
 		return err
-	case "log":
-		for _, m := range list {
-			if _, err := fmt.Fprintf(out, "%s [%s] (%s) %s: %s\n", m.Level, m.Code, m.Origin, m.Field, m.Message); err != nil {
-				return err
-			}
-		}
-		if len(list) == 0 {
-			_, err := fmt.Fprintln(out, "✔ No validation issues found.")
+	}
+	if a.output != "log" {
+		return fmt.Errorf("--output: %q is none of log, json, yaml", a.output)
+	}
+	for _, m := range list {
+		if _, err := fmt.Fprintf(out, "%s [%s] (%s) %s: %s\n", m.Level, m.Code, m.Origin, m.Field, m.Message); err != nil {
 			return err
 		}
-		return nil
 	}
-	return fmt.Errorf("--output: %q is none of log, json, yaml", a.output)
+	if len(list) == 0 {
+		_, err := fmt.Fprintln(out, "✔ No validation issues found.")
+		return err
+	}
+	return nil
 }
 
 // readFiles reads what would be added; - is standard input, and a folder is the YAML files in it.

@@ -14,7 +14,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/xds"
 )
@@ -145,19 +144,10 @@ func standing(p proxyState, kind string) string {
 }
 
 func printProxies(out io.Writer, list []proxyState, output string) error {
-	switch output {
-	case "json":
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(list)
-	case "yaml":
-		text, err := yaml.Marshal(list)
-		if err == nil {
-			_, err = out.Write(text)
-		}
+	if done, err := printAs(out, list, output); done {
 		return err
-	case "table":
-	default:
+	}
+	if output != "table" {
 		return errors.New("--output: use table, json or yaml")
 	}
 	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)

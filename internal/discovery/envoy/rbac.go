@@ -3,6 +3,7 @@ package envoy
 import (
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -145,25 +146,25 @@ func (b ruleBuilder) condition(when *security.Condition) (ids []*rbac.Principal,
 // appendIDs adds that one of the values matches, and none of the others.
 func appendIDs(out []*rbac.Principal, values, not []string, make func(string) *rbac.Principal) []*rbac.Principal {
 	if len(values) > 0 {
-		out = append(out, anyOf(each2(values, make)))
+		out = append(out, anyOf(matchers(values, make)))
 	}
 	if len(not) > 0 {
-		out = append(out, &rbac.Principal{Identifier: &rbac.Principal_NotId{NotId: anyOf(each2(not, make))}})
+		out = append(out, &rbac.Principal{Identifier: &rbac.Principal_NotId{NotId: anyOf(matchers(not, make))}})
 	}
 	return out
 }
 
 func appendPermissions(out []*rbac.Permission, values, not []string, make func(string) *rbac.Permission) []*rbac.Permission {
 	if len(values) > 0 {
-		out = append(out, anyPermission(each2(values, make)))
+		out = append(out, anyPermission(matchers(values, make)))
 	}
 	if len(not) > 0 {
-		out = append(out, &rbac.Permission{Rule: &rbac.Permission_NotRule{NotRule: anyPermission(each2(not, make))}})
+		out = append(out, &rbac.Permission{Rule: &rbac.Permission_NotRule{NotRule: anyPermission(matchers(not, make))}})
 	}
 	return out
 }
 
-func each2[T any](values []string, make func(string) T) []T {
+func matchers[T any](values []string, make func(string) T) []T {
 	var out []T
 	for _, v := range values {
 		out = append(out, make(v))
@@ -224,26 +225,17 @@ func (b ruleBuilder) principal(value string) *rbac.Principal {
 		return authenticated(pattern(value, false))
 	}
 	domain, rest, _ := strings.Cut(value, "/")
-	known := append([]string{b.config.TrustDomain, "cluster.local"}, b.config.TrustAliases...)
+	domains := []string{domain}
+	if known := append([]string{b.config.TrustDomain, "cluster.local"}, b.config.TrustAliases...); slices.Contains(known, domain) {
+		domains = append(domains, known...)
+	}
 	var ids []*rbac.Principal
-	seen := map[string]bool{}
-	for _, own := range append([]string{domain}, known...) {
-		if !contains(known, domain) && own != domain || seen[own] {
-			continue
+	for i, own := range domains {
+		if slices.Index(domains, own) == i { // once each
+			ids = append(ids, authenticated(pattern("spiffe://"+own+"/"+rest, false)))
 		}
-		seen[own] = true
-		ids = append(ids, authenticated(pattern("spiffe://"+own+"/"+rest, false)))
 	}
 	return anyOf(ids)
-}
-
-func contains(list []string, item string) bool {
-	for _, one := range list {
-		if one == item {
-			return true
-		}
-	}
-	return false
 }
 
 // wild writes a value with a * at an end as a regular expression; within keeps what a * stands for to one part of an identity.
