@@ -77,6 +77,8 @@ type IstioOperatorSpec struct {
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=object
 	UnvalidatedValues *runtime.RawExtension `json:"unvalidatedValues,omitempty"`
+	// Lifecycle says how the operator treats the installation.
+	Lifecycle *LifecycleSpec `json:"lifecycle,omitempty"`
 }
 
 // ComponentsSpec has one entry a component. Gateways are lists, merged with the profile's by name.

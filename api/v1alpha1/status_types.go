@@ -21,6 +21,8 @@ const (
 	ConditionReady       = "Ready"
 	ConditionReconciling = "Reconciling"
 	ConditionStalled     = "Stalled"
+	// ConditionDrifted says that installed objects were edited or deleted by others and left so.
+	ConditionDrifted = "Drifted"
 )
 
 // IstioOperatorStatus is what the operator saw last.
@@ -36,6 +38,44 @@ type IstioOperatorStatus struct {
 	// +listType=map
 	// +listMapKey=type
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	// Drift lists installed objects that others changed and that were left so; at most 20.
+	Drift []DriftStatus `json:"drift,omitempty"`
+	// Plan is what the last edit would change, in the mode Plan.
+	Plan *PlanStatus `json:"plan,omitempty"`
+	// Attempt is the edit or upgrade that is on its way, or that was given up.
+	Attempt *AttemptStatus `json:"attempt,omitempty"`
+}
+
+// DriftStatus is one object that differs from what was applied.
+type DriftStatus struct {
+	// Object is such as Deployment istio-system/istiod.
+	Object string `json:"object"`
+	// Fields that differ; none for an object that was deleted.
+	Fields []string `json:"fields,omitempty"`
+	// Manager is who changed it last, as far as the object says.
+	Manager string `json:"manager,omitempty"`
+}
+
+// PlanStatus is what an edit would change.
+type PlanStatus struct {
+	// Hash names this plan in spec.lifecycle.approvedPlan.
+	Hash string `json:"hash"`
+	// Changes has a line an object, such as "~ Deployment istio-system/istiod: spec.replicas"; at most 100.
+	Changes []string `json:"changes,omitempty"`
+	// Restarts lists the workloads whose pods are replaced.
+	Restarts []string `json:"restarts,omitempty"`
+}
+
+// AttemptStatus is an edit or upgrade on its way to health.
+type AttemptStatus struct {
+	Generation int64  `json:"generation"`
+	Version    string `json:"version,omitempty"`
+	// Since is when it was first applied.
+	Since metav1.Time `json:"since"`
+	// RolledBackTo is the number of the installation that was gone back to; 0 while it is not given up.
+	RolledBackTo int32 `json:"rolledBackTo,omitempty"`
+	// Reason is why it was given up.
+	Reason string `json:"reason,omitempty"`
 }
 
 // ComponentStatus is the state of one component.

@@ -36,6 +36,7 @@ func Validate(spec *IstioOperatorSpec) error {
 		validateGateways("spec.components.ingressGateways", spec.Components.IngressGateways, report)
 		validateGateways("spec.components.egressGateways", spec.Components.EgressGateways, report)
 	}
+	validateLifecycle(spec.Lifecycle, report)
 	validateValues(spec, report)
 	validateAddons(spec, report)
 	return errors.Join(all...)
@@ -57,6 +58,24 @@ func validateGateways(path string, gateways []GatewaySpec, report reporter) {
 					"port %d has no targetPort, and a gateway cannot listen below 1024 as it does not run as root: set one such as %d", port.Port, port.Port+8000)
 			}
 		}
+	}
+}
+
+func validateLifecycle(lifecycle *LifecycleSpec, report reporter) {
+	if lifecycle == nil {
+		return
+	}
+	if lifecycle.Drift != nil {
+		for i, rule := range lifecycle.Drift.Ignore {
+			for j, path := range rule.Paths {
+				if !strings.HasPrefix(path, "/") || path == "/" {
+					report(fmt.Sprintf("spec.lifecycle.drift.ignore[%d].paths[%d]", i, j), "%q must be a JSON pointer such as /spec/replicas", path)
+				}
+			}
+		}
+	}
+	if lifecycle.Rollback != nil && lifecycle.Rollback.Timeout.Duration <= 0 {
+		report("spec.lifecycle.rollback.timeout", "must be a time such as 5m")
 	}
 }
 

@@ -6,10 +6,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
+	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -22,91 +25,166 @@ type Object = *unstructured.Unstructured
 // Cluster is where objects are applied. The client must not read from a cache: what it answers decides what is written.
 type Cluster struct {
 	Client client.Client
+	// DryRun asks the server what each step would do, and stores nothing.
+	DryRun bool
+	Policy Policy
 }
 
 // Apply applies the objects in order by server-side apply and says what happened to each. Objects that are as they
-// should be are not written: known maps those that were applied before to the hash of what was applied. An object that
+// should be are not written: known maps those that were applied before to what was recorded of them. An object that
 // cannot be applied does not stop the others; the error joins them all.
 func (c Cluster) Apply(ctx context.Context, objects []Object, known Inventory) (ChangeSet, error) {
 	var changes ChangeSet
 	var all []error
 	for _, object := range objects {
-		action, err := c.applyOne(ctx, object, known)
+		change, err := c.applyOne(ctx, object, known[RefOf(object)])
 		if err != nil {
-			all = append(all, fmt.Errorf("apply %s: %w", RefOf(object), err))
+			all = append(all, fmt.Errorf("apply %s: %w", change.Ref, err))
 			continue
 		}
-		changes = append(changes, Change{Ref: RefOf(object), Action: action})
+		changes = append(changes, change)
 	}
 	return changes, errors.Join(all...)
 }
 
-func (c Cluster) applyOne(ctx context.Context, object Object, known Inventory) (Action, error) {
-	live := &unstructured.Unstructured{}
-	live.SetGroupVersionKind(object.GroupVersionKind())
-	err := c.Client.Get(ctx, client.ObjectKeyFromObject(object), live)
-	exists := err == nil
-	if err != nil && !apierrors.IsNotFound(err) {
-		return "", err
-	}
-	desired := object.DeepCopy()
-	if exists {
-		if keep, action := keepLive(desired, live); keep {
-			return action, nil
-		}
-		handOver(desired, live)
-		if known[RefOf(object)] == Hash(object) && covers(live.Object, desired.Object) {
-			return Unchanged, nil
-		}
-	} else {
-		prepareCreate(desired)
-	}
-	err = c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(desired), client.FieldOwner(FieldManager), client.ForceOwnership)
-	switch {
-	case err != nil:
-		return "", err
-	case !exists:
-		return Created, nil
-	case desired.GetResourceVersion() == live.GetResourceVersion():
-		return Unchanged, nil
-	}
-	return Configured, nil
+// task is one object on its way.
+type task struct {
+	// desired is what is sent; the server's answer takes its place. live is what is there, nil for nothing.
+	desired, live Object
+	// shape has the fields that are ours to say; what desired has beside them is taken from live.
+	shape Object
+	hash  string // of the object as it was rendered
+	// asBefore says that the same was applied before: what is different is somebody else's doing.
+	asBefore bool
+	change   Change
 }
 
-// covers says whether live has every value that desired has. Lists must be of one length and order. It may say no
-// where the server would see no change (a quantity written another way); then the apply itself changes nothing.
-func covers(live, desired any) bool {
-	switch d := desired.(type) {
-	case map[string]any:
-		l, ok := live.(map[string]any)
-		if !ok {
-			return len(d) == 0 && live == nil
-		}
-		for name, value := range d {
-			if !covers(l[name], value) {
-				return false
-			}
-		}
-		return true
-	case []any:
-		l, ok := live.([]any)
-		if !ok || len(l) != len(d) {
-			return len(d) == 0 && live == nil
-		}
-		for i := range d {
-			if !covers(l[i], d[i]) {
-				return false
-			}
-		}
-		return true
-	case float64:
-		if n, ok := live.(int64); ok {
-			return float64(n) == d
-		}
-	case int64:
-		if f, ok := live.(float64); ok {
-			return f == float64(d)
+// applyOne decides what becomes of one object, and does it. recorded is the Change.Record of its last application.
+func (c Cluster) applyOne(ctx context.Context, object Object, recorded string) (Change, error) {
+	t := task{desired: object.DeepCopy(), hash: Hash(object), change: Change{Ref: RefOf(object), Record: recorded}}
+	t.asBefore = strings.HasPrefix(recorded, t.hash+recordMark)
+	var err error
+	if t.change.Ref.Kind == crd && t.asBefore {
+		if same, err := c.sameCRD(ctx, t, recorded); same || err != nil {
+			t.change.Action = Unchanged
+			return t.change, err
 		}
 	}
-	return reflect.DeepEqual(live, desired)
+	if t.live, err = c.live(ctx, t.change.Ref); err != nil {
+		return t.change, err
+	}
+	if t.live == nil {
+		return c.create(ctx, t)
+	}
+	owner, shared := c.Policy.foreign(t.live)
+	switch {
+	case owner != "" && !shared:
+		return t.change, fmt.Errorf("it belongs to %s: give it up there, or leave it out here", owner)
+	case owner != "" || keepLive(t.desired, t.live):
+		t.change.Action = Kept
+		return t.change, nil
+	}
+	handOver(t.desired, t.live)
+	t.shape = t.desired.DeepCopy()
+	c.Policy.leave(t.shape, nil)
+	handOverReplicas(t.desired, t.live)
+	c.Policy.leave(t.desired, t.live)
+	if t.asBefore && recorded == record(t.hash, t.live, t.shape) {
+		t.change.Action = Unchanged
+		return t.change, nil
+	}
+	return c.update(ctx, t)
+}
+
+// sameCRD says whether a CRD is what was recorded of it; only its metadata is read.
+func (c Cluster) sameCRD(ctx context.Context, t task, recorded string) (bool, error) {
+	live, err := c.metadata(ctx, t.change.Ref)
+	if live == nil || err != nil {
+		return false, err
+	}
+	shape := t.desired.DeepCopy()
+	c.Policy.leave(shape, nil)
+	return recorded == record(t.hash, live, shape), nil
+}
+
+func (c Cluster) create(ctx context.Context, t task) (Change, error) {
+	t.change.Action = Created
+	if t.asBefore { // somebody deleted it
+		if t.change.Action = c.Policy.onDrift(t.change.Ref); t.change.Action != Corrected {
+			return t.change, nil
+		}
+	}
+	prepareCreate(t.desired)
+	t.shape = t.desired.DeepCopy()
+	c.Policy.leave(t.shape, nil)
+	err := c.send(ctx, &t)
+	if c.DryRun && apierrors.IsNotFound(err) {
+		return t.change, nil // its namespace is to be made as well
+	}
+	return t.change, err
+}
+
+func (c Cluster) update(ctx context.Context, t task) (Change, error) {
+	action := Configured
+	if t.asBefore {
+		action = c.Policy.onDrift(t.change.Ref)
+		c.DryRun = c.DryRun || action == Drifted
+	}
+	if action == Unchanged {
+		t.change.Action = Unchanged
+		return t.change, nil
+	}
+	if err := c.send(ctx, &t); err != nil {
+		return t.change, err
+	}
+	t.change.Action = Unchanged
+	if t.change.Fields = differences(t.live.Object, t.desired.Object); len(t.change.Fields) > 0 {
+		t.change.Action = action
+	}
+	if t.change.Action == Corrected || t.change.Action == Drifted {
+		t.change.Manager = lastManager(t.live)
+	}
+	return t.change, nil
+}
+
+// send applies the desired object, which becomes what the server answers, and records it.
+func (c Cluster) send(ctx context.Context, t *task) error {
+	options := []client.ApplyOption{client.FieldOwner(FieldManager), client.ForceOwnership}
+	if c.DryRun {
+		options = append(options, client.DryRunAll)
+	}
+	if err := c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(t.desired), options...); err != nil {
+		return err
+	}
+	if !c.DryRun {
+		t.change.Record = record(t.hash, t.desired, t.shape)
+	}
+	return nil
+}
+
+// live reads an object; nil if it, or its kind, is not there.
+func (c Cluster) live(ctx context.Context, ref Ref) (Object, error) {
+	object := &unstructured.Unstructured{}
+	object.SetGroupVersionKind(ref.gvk())
+	err := c.Client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, object)
+	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+		return nil, nil
+	}
+	return object, err
+}
+
+// metadata reads an object's metadata; nil if it is not there.
+func (c Cluster) metadata(ctx context.Context, ref Ref) (Object, error) {
+	partial := &metav1.PartialObjectMetadata{}
+	partial.SetGroupVersionKind(ref.gvk())
+	err := c.Client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, partial)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	partial.SetGroupVersionKind(ref.gvk())
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(partial)
+	return &unstructured.Unstructured{Object: content}, err
 }

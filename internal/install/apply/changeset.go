@@ -14,14 +14,28 @@ const (
 	Configured Action = "configured"
 	Unchanged  Action = "unchanged"
 	Pruned     Action = "pruned"
-	// Kept is an object that was left as it is, on purpose: a CRD that is newer than ours.
+	// Kept is an object that was left as it is, on purpose: a CRD that is newer than ours, or what another owner shares.
 	Kept Action = "kept"
+	// Corrected is an object that somebody had changed or deleted; Drifted is one that was left so.
+	Corrected Action = "corrected"
+	Drifted   Action = "drifted"
 )
 
 // Change is what happened to one object.
 type Change struct {
 	Ref    Ref
 	Action Action
+	// Fields are what differs between what was there and what is, for Configured, Corrected and Drifted.
+	Fields []Field
+	// Manager is who changed an object that is Corrected or Drifted, as far as the object says.
+	Manager string
+	// Record is what the inventory is to keep of the object.
+	Record string
+}
+
+// Wrote says whether the cluster was changed.
+func (c Change) Wrote() bool {
+	return c.Action != Unchanged && c.Action != Kept && c.Action != Drifted
 }
 
 // ChangeSet is what happened to each object, in order. Log, events, status and plans all print it.
@@ -30,7 +44,7 @@ type ChangeSet []Change
 // Wrote says whether anything in the cluster was changed.
 func (s ChangeSet) Wrote() bool {
 	for _, change := range s {
-		if change.Action != Unchanged && change.Action != Kept {
+		if change.Wrote() {
 			return true
 		}
 	}
@@ -44,7 +58,7 @@ func (s ChangeSet) String() string {
 		counts[change.Action]++
 	}
 	var parts []string
-	for _, action := range []Action{Created, Configured, Pruned, Kept, Unchanged} {
+	for _, action := range []Action{Created, Configured, Corrected, Drifted, Pruned, Kept, Unchanged} {
 		if counts[action] > 0 {
 			parts = append(parts, fmt.Sprintf("%d %s", counts[action], action))
 		}

@@ -3,6 +3,7 @@ package apply
 import (
 	"context"
 	"fmt"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -121,11 +122,20 @@ func podReason(pod *corev1.Pod) (reason string, isFailing bool) {
 	return "", false
 }
 
+// crdSettled is when a CRD is established for sure. An established one stays so, and reading it costs its schemas.
+const crdSettled = time.Minute
+
 func (c Cluster) crdHealth(ctx context.Context, object Object) (*Health, error) {
-	live := &unstructured.Unstructured{}
-	live.SetGroupVersionKind(object.GroupVersionKind())
-	if err := c.Client.Get(ctx, client.ObjectKeyFromObject(object), live); err != nil {
+	known, err := c.metadata(ctx, RefOf(object))
+	if err == nil && known != nil && time.Since(known.GetCreationTimestamp().Time) > crdSettled {
+		return nil, nil
+	}
+	live, err := c.live(ctx, RefOf(object))
+	switch {
+	case err != nil:
 		return nil, err
+	case live == nil:
+		return &Health{Reason: "is not there"}, nil
 	}
 	conditions, _, _ := unstructured.NestedSlice(live.Object, "status", "conditions")
 	for _, entry := range conditions {

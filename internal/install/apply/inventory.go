@@ -2,8 +2,6 @@ package apply
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"sort"
@@ -44,24 +42,14 @@ func (r Ref) text() string {
 	return strings.Join([]string{r.Group, r.Version, r.Kind, r.Namespace, r.Name}, ",")
 }
 
-// Inventory maps each object that was applied to the hash of what was applied.
+// Inventory maps each object that was applied to what was recorded of it; "" is nothing yet.
 type Inventory map[Ref]string
 
-// Hash identifies the content of a rendered object.
-func Hash(object Object) string {
-	text, err := json.Marshal(object.Object)
-	if err != nil {
-		return "" // never equal to a stored one: the object is applied
-	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:8])
-}
-
-// InventoryOf lists the objects with their hashes.
+// InventoryOf lists the objects, with nothing recorded of them.
 func InventoryOf(objects []Object) Inventory {
 	inventory := Inventory{}
 	for _, object := range objects {
-		inventory[RefOf(object)] = Hash(object)
+		inventory[RefOf(object)] = ""
 	}
 	return inventory
 }
@@ -91,6 +79,9 @@ func (i Inventory) hasOtherVersion(ref Ref) bool {
 
 const inventoryKey = "inventory"
 
+// InventoryLabel is on the ConfigMaps that hold inventories.
+const InventoryLabel = "install.operator.istio.io/inventory"
+
 // LoadInventory reads the inventory that SaveInventory wrote; empty if there is none.
 func (c Cluster) LoadInventory(ctx context.Context, namespace, name string) (Inventory, error) {
 	configMap := &corev1.ConfigMap{}
@@ -106,12 +97,12 @@ func (c Cluster) LoadInventory(ctx context.Context, namespace, name string) (Inv
 		return nil, fmt.Errorf("read inventory %s/%s: %w", namespace, name, err)
 	}
 	inventory := Inventory{}
-	for text, hash := range stored {
+	for text, record := range stored {
 		parts := strings.Split(text, ",")
 		if len(parts) != 5 {
 			return nil, fmt.Errorf("read inventory %s/%s: entry %q", namespace, name, text)
 		}
-		inventory[Ref{parts[0], parts[1], parts[2], parts[3], parts[4]}] = hash
+		inventory[Ref{parts[0], parts[1], parts[2], parts[3], parts[4]}] = record
 	}
 	return inventory, nil
 }
@@ -119,8 +110,8 @@ func (c Cluster) LoadInventory(ctx context.Context, namespace, name string) (Inv
 // SaveInventory stores the inventory in a ConfigMap, if it differs from what is stored.
 func (c Cluster) SaveInventory(ctx context.Context, namespace, name string, inventory Inventory) error {
 	stored := make(map[string]string, len(inventory))
-	for ref, hash := range inventory {
-		stored[ref.text()] = hash
+	for ref, record := range inventory {
+		stored[ref.text()] = record
 	}
 	text, err := json.Marshal(stored)
 	if err != nil {
@@ -129,7 +120,7 @@ func (c Cluster) SaveInventory(ctx context.Context, namespace, name string, inve
 	configMap := &corev1.ConfigMap{}
 	err = c.Client.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, configMap)
 	if apierrors.IsNotFound(err) {
-		configMap.ObjectMeta = metav1.ObjectMeta{Namespace: namespace, Name: name}
+		configMap.ObjectMeta = metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{InventoryLabel: "true"}}
 		configMap.Data = map[string]string{inventoryKey: string(text)}
 		return wrap("save inventory", c.Client.Create(ctx, configMap, client.FieldOwner(FieldManager)))
 	}

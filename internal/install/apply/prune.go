@@ -5,9 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/api/meta"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -32,23 +29,18 @@ func (c Cluster) Prune(ctx context.Context, refs []Ref, ours func(Object) bool) 
 }
 
 func (c Cluster) pruneOne(ctx context.Context, ref Ref, ours func(Object) bool) (bool, error) {
-	live := &unstructured.Unstructured{}
-	live.SetGroupVersionKind(ref.gvk())
-	err := c.Client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, live)
-	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
-		return false, nil
-	}
-	if err != nil {
+	live, err := c.live(ctx, ref)
+	if err != nil || live == nil || !ours(live) {
 		return false, err
-	}
-	if !ours(live) {
-		return false, nil
 	}
 	// Background: the workload's pods must go too, and a foreground deletion would wait for them here. The UID keeps us
 	// from deleting an object that somebody made anew in between.
 	uid := live.GetUID()
-	err = c.Client.Delete(ctx, live, client.PropagationPolicy("Background"), client.Preconditions{UID: &uid})
-	return true, client.IgnoreNotFound(err)
+	options := []client.DeleteOption{client.PropagationPolicy("Background"), client.Preconditions{UID: &uid}}
+	if c.DryRun {
+		options = append(options, client.DryRunAll)
+	}
+	return true, client.IgnoreNotFound(c.Client.Delete(ctx, live, options...))
 }
 
 // Exists says whether any of the objects is still there, for which ours says yes.
@@ -57,16 +49,11 @@ func (c Cluster) Exists(ctx context.Context, refs []Ref, ours func(Object) bool)
 		if ref.Kind == crd || ref.Kind == "Namespace" {
 			continue
 		}
-		live := &unstructured.Unstructured{}
-		live.SetGroupVersionKind(ref.gvk())
-		err := c.Client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, live)
-		if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
-			continue
-		}
+		live, err := c.live(ctx, ref)
 		if err != nil {
 			return ref, false, err
 		}
-		if ours(live) {
+		if live != nil && ours(live) {
 			return ref, true, nil
 		}
 	}

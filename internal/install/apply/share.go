@@ -13,17 +13,17 @@ const crd = "CustomResourceDefinition"
 
 // keepLive says whether the live object is to be left as it is: a CRD that serves a version that ours does not is newer
 // or another's, and applying ours could drop what is stored.
-func keepLive(desired, live Object) (bool, Action) {
+func keepLive(desired, live Object) bool {
 	if desired.GetKind() != crd {
-		return false, ""
+		return false
 	}
 	ours := crdVersions(desired)
 	for name := range crdVersions(live) {
 		if !ours[name] && newerThanAll(name, ours) {
-			return true, Kept
+			return true
 		}
 	}
-	return false, ""
+	return false
 }
 
 func newerThanAll(name string, others map[string]bool) bool {
@@ -54,24 +54,34 @@ func prepareCreate(object Object) {
 	eachWebhook(object, func(webhook map[string]any) { webhook["failurePolicy"] = "Ignore" })
 }
 
+// Deactivated is the label in a webhook's namespaceSelector that takes it out of use: no namespace has it. Who sets it
+// is asked for by a revision tag; it is not undone here.
+const Deactivated = "istio.io/deactivated"
+
 // handOver leaves to the control plane what it has taken over of a live webhook configuration: with a caBundle set, the
 // failurePolicy is the control plane's too.
 func handOver(desired, live Object) {
-	answered := map[string]bool{}
+	answered, off := map[string]bool{}, map[string]any{}
 	eachWebhook(live, func(webhook map[string]any) {
 		config, _ := webhook["clientConfig"].(map[string]any)
 		bundle, _ := config["caBundle"].(string)
 		name, _ := webhook["name"].(string)
 		answered[name] = bundle != ""
+		if mark, ok, _ := unstructured.NestedString(webhook, "namespaceSelector", "matchLabels", Deactivated); ok {
+			off[name] = mark
+		}
 	})
 	eachWebhook(desired, func(webhook map[string]any) {
-		if name, _ := webhook["name"].(string); answered[name] {
+		name, _ := webhook["name"].(string)
+		if answered[name] {
 			delete(webhook, "failurePolicy")
 		} else {
 			webhook["failurePolicy"] = "Ignore"
 		}
+		if mark, ok := off[name]; ok {
+			_ = unstructured.SetNestedField(webhook, mark, "namespaceSelector", "matchLabels", Deactivated)
+		}
 	})
-	handOverReplicas(desired, live)
 }
 
 // handOverReplicas keeps the live number where ours is not set: an autoscaler or a person owns it.

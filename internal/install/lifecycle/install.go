@@ -6,6 +6,7 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -16,19 +17,6 @@ import (
 	"github.com/slipway-mesh/slipway/internal/install/apply"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 )
-
-// Owner is whose installation it is: an IstioOperator resource, or for `slipway install` a name that stands for one.
-type Owner struct {
-	Namespace, Name string
-}
-
-func (o Owner) inventoryName() string { return "istio-operator-inventory-" + o.Name }
-
-// owns says whether an object carries the owner's labels.
-func (o Owner) owns(object apply.Object) bool {
-	labels := object.GetLabels()
-	return labels[manifest.LabelOwner] == o.Name && labels[manifest.LabelOwnerNamespace] == o.Namespace
-}
 
 // Component is how one component stands.
 type Component struct {
@@ -57,89 +45,106 @@ func (r Report) Healthy() bool {
 // Installer takes the steps.
 type Installer struct {
 	Cluster apply.Cluster
+	// Yield names objects that are not corrected when somebody changes them; nil is none.
+	Yield func(apply.Ref) bool
+}
+
+// cluster is the cluster with the target's policy.
+func (i Installer) cluster(ctx context.Context, target *Target) (apply.Cluster, error) {
+	policy, err := i.policy(ctx, target)
+	cluster := i.Cluster
+	cluster.Policy = policy
+	return cluster, err
 }
 
 // Install takes one step: it applies every component whose predecessors are ready, and prunes when all are.
-func (i Installer) Install(ctx context.Context, owner Owner, manifests *manifest.Manifests) (Report, error) {
+func (i Installer) Install(ctx context.Context, target *Target) (Report, error) {
 	report := Report{Components: map[string]Component{}}
-	for _, namespace := range namespacesOf(owner, manifests) {
+	for _, namespace := range namespacesOf(target) {
 		if err := i.ensureNamespace(ctx, namespace); err != nil {
 			return report, err
 		}
 	}
-	known, err := i.Cluster.LoadInventory(ctx, owner.Namespace, owner.inventoryName())
+	known, err := i.Cluster.LoadInventory(ctx, target.Owner.Namespace, target.Owner.inventoryName())
 	if err != nil {
 		return report, err
 	}
-	target := apply.InventoryOf(manifests.Objects())
-	if err := i.remember(ctx, owner, known, target); err != nil {
+	if err := i.remember(ctx, target, known); err != nil {
 		return report, err
 	}
-	applied := apply.Inventory{}
-	for _, component := range manifests.Components {
+	cluster, err := i.cluster(ctx, target)
+	if err != nil {
+		return report, err
+	}
+	for _, component := range target.Components {
 		state := Component{Phase: v1alpha1.PhaseReconciling}
 		if blocker := blockedBy(report, component.Name); blocker != "" {
 			state.Reason = "waits for " + blocker
 		} else {
-			state = i.installComponent(ctx, component, known, &report.Changes)
-			if state.Phase != v1alpha1.PhaseError {
-				for _, object := range component.Objects {
-					applied[apply.RefOf(object)] = target[apply.RefOf(object)]
-				}
-			}
+			state = installComponent(ctx, cluster, component, known, &report.Changes)
 		}
 		report.add(component.Name, state)
 	}
-	return report, i.settle(ctx, owner, known, target, applied, &report)
+	return report, i.settle(ctx, target, known, &report)
 }
 
-// remember writes down what is about to be applied, before it is: what a crash leaves behind can then be found. The
-// hashes stay those of what was applied.
-func (i Installer) remember(ctx context.Context, owner Owner, known, target apply.Inventory) error {
-	all := apply.Inventory{}
-	for ref := range target {
-		all[ref] = ""
-	}
-	for ref, hash := range known {
-		all[ref] = hash
-	}
-	return i.Cluster.SaveInventory(ctx, owner.Namespace, owner.inventoryName(), all)
+// remember writes down what is about to be applied, before it is: what a crash leaves behind can then be found.
+func (i Installer) remember(ctx context.Context, target *Target, known apply.Inventory) error {
+	all := apply.InventoryOf(target.Objects())
+	maps.Copy(all, known)
+	return i.saveInventory(ctx, target.Owner, all)
 }
 
-// settle records what was applied, and when all is healthy removes what is no longer asked for.
-func (i Installer) settle(ctx context.Context, owner Owner, known, target, applied apply.Inventory, report *Report) error {
-	final := apply.Inventory{}
-	for ref, hash := range known {
-		final[ref] = hash
-	}
-	for ref := range target {
-		if _, ok := final[ref]; !ok {
-			final[ref] = ""
-		}
-	}
-	for ref, hash := range applied {
-		final[ref] = hash
-	}
-	if report.Healthy() {
-		pruned, err := i.Cluster.Prune(ctx, known.Missing(target), owner.owns)
-		report.Changes = append(report.Changes, pruned...)
-		if err != nil {
-			return err
-		}
-		for _, ref := range known.Missing(target) {
-			delete(final, ref)
-		}
-	}
-	return i.Cluster.SaveInventory(ctx, owner.Namespace, owner.inventoryName(), final)
+func (i Installer) saveInventory(ctx context.Context, owner Owner, inventory apply.Inventory) error {
+	return i.Cluster.SaveInventory(ctx, owner.Namespace, owner.inventoryName(), inventory)
 }
 
-func (i Installer) installComponent(ctx context.Context, c manifest.Component, known apply.Inventory, changes *apply.ChangeSet) Component {
-	changed, err := i.Cluster.Apply(ctx, c.Objects, known)
+// settle records what was applied. When all is healthy it removes what is no longer asked for, and keeps the
+// installation as a good one.
+func (i Installer) settle(ctx context.Context, target *Target, known apply.Inventory, report *Report) error {
+	wanted := apply.InventoryOf(target.Objects())
+	final := maps.Clone(wanted)
+	maps.Copy(final, known)
+	for _, change := range report.Changes {
+		final[change.Ref] = change.Record
+	}
+	if !report.Healthy() {
+		return i.saveInventory(ctx, target.Owner, final)
+	}
+	obsolete := known.Missing(wanted)
+	pruned, err := i.Cluster.Prune(ctx, obsolete, target.Owner.owns)
+	report.Changes = append(report.Changes, pruned...)
+	if err != nil {
+		return err
+	}
+	for _, ref := range obsolete {
+		delete(final, ref)
+	}
+	if err := i.saveInventory(ctx, target.Owner, final); err != nil {
+		return err
+	}
+	if err := i.supersede(ctx, target); err != nil {
+		return err
+	}
+	return i.keep(ctx, target)
+}
+
+// supersede forgets the installation by the CLI whose objects a resource of the same revision has taken over.
+func (i Installer) supersede(ctx context.Context, target *Target) error {
+	former := CommandLine(target.Owner.Namespace, target.Revision)
+	if target.Owner.IsCommandLine() {
+		return nil
+	}
+	return i.forgetOwner(ctx, former)
+}
+
+func installComponent(ctx context.Context, cluster apply.Cluster, c manifest.Component, known apply.Inventory, changes *apply.ChangeSet) Component {
+	changed, err := cluster.Apply(ctx, c.Objects, known)
 	*changes = append(*changes, changed...)
 	if err != nil {
 		return Component{v1alpha1.PhaseError, err.Error()}
 	}
-	unready, err := i.Cluster.Unready(ctx, c.Objects)
+	unready, err := cluster.Unready(ctx, c.Objects)
 	if err != nil {
 		return Component{v1alpha1.PhaseError, err.Error()}
 	}
@@ -178,10 +183,10 @@ func (r *Report) add(name string, state Component) {
 	r.Components[name] = state
 }
 
-func namespacesOf(owner Owner, manifests *manifest.Manifests) []string {
-	names := []string{owner.Namespace}
-	seen := map[string]bool{owner.Namespace: true}
-	for _, object := range manifests.Objects() {
+func namespacesOf(target *Target) []string {
+	names := []string{target.Owner.Namespace}
+	seen := map[string]bool{target.Owner.Namespace: true}
+	for _, object := range target.Objects() {
 		if ns := object.GetNamespace(); ns != "" && !seen[ns] {
 			seen[ns] = true
 			names = append(names, ns)

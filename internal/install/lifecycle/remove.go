@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
@@ -13,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipway-mesh/slipway/internal/install/apply"
+	"github.com/slipway-mesh/slipway/internal/install/manifest"
 )
 
 // removalOrder: webhooks first, as one without a server would block pods; then what serves, then what it stood on.
@@ -24,18 +26,25 @@ var removalOrder = map[string]int{
 const removalLast = 4
 
 // Remove takes one step of a removal and says what is still there; an empty text means that all is gone. CRDs and
-// namespaces stay: users' objects would go with them.
+// namespaces stay: users' objects would go with them. So does the base while there is another owner.
 func (i Installer) Remove(ctx context.Context, owner Owner) (remaining string, err error) {
 	inventory, err := i.Cluster.LoadInventory(ctx, owner.Namespace, owner.inventoryName())
 	if err != nil {
 		return "", err
 	}
-	refs := inventory.Missing(nil)
-	sort.SliceStable(refs, func(a, b int) bool { return removalRank(refs[a]) < removalRank(refs[b]) })
-	if _, err := i.Cluster.Prune(ctx, refs, owner.owns); err != nil {
+	others, err := i.others(ctx, owner)
+	if err != nil {
 		return "", err
 	}
-	ref, exists, err := i.Cluster.Exists(ctx, refs, owner.owns)
+	goes := func(object apply.Object) bool {
+		return owner.owns(object) && (!others || object.GetLabels()[manifest.LabelComponent] != "Base")
+	}
+	refs := inventory.Missing(nil)
+	sort.SliceStable(refs, func(a, b int) bool { return removalRank(refs[a]) < removalRank(refs[b]) })
+	if _, err := i.Cluster.Prune(ctx, refs, goes); err != nil {
+		return "", err
+	}
+	ref, exists, err := i.Cluster.Exists(ctx, refs, goes)
 	if err != nil {
 		return "", err
 	}
@@ -45,8 +54,27 @@ func (i Installer) Remove(ctx context.Context, owner Owner) (remaining string, e
 	if err := i.removeMade(ctx, refs); err != nil {
 		return "", err
 	}
-	configMap := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: owner.Namespace, Name: owner.inventoryName()}}
-	return "", client.IgnoreNotFound(i.Cluster.Client.Delete(ctx, configMap))
+	return "", i.forgetOwner(ctx, owner)
+}
+
+// others says whether anybody else has something installed.
+func (i Installer) others(ctx context.Context, owner Owner) (bool, error) {
+	owners, err := i.Owners(ctx)
+	return slices.ContainsFunc(owners, func(o Owner) bool { return o != owner }), err
+}
+
+// forgetOwner removes the owner's history and then its inventory.
+func (i Installer) forgetOwner(ctx context.Context, owner Owner) error {
+	configMap := &corev1.ConfigMap{}
+	err := i.Cluster.Client.Get(ctx, client.ObjectKey{Namespace: owner.Namespace, Name: owner.inventoryName()}, configMap)
+	if err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	err = i.Cluster.Client.DeleteAllOf(ctx, &corev1.ConfigMap{}, client.InNamespace(owner.Namespace), client.MatchingLabels{historyLabel: owner.Name})
+	if err != nil {
+		return fmt.Errorf("forget history: %w", err)
+	}
+	return client.IgnoreNotFound(i.Cluster.Client.Delete(ctx, configMap))
 }
 
 func removalRank(ref apply.Ref) int {
@@ -61,7 +89,7 @@ func removalRank(ref apply.Ref) int {
 func (i Installer) removeMade(ctx context.Context, refs []apply.Ref) error {
 	var namespace string
 	for _, ref := range refs {
-		if ref.Kind == "Deployment" && len(ref.Name) >= 6 && ref.Name[:6] == "istiod" {
+		if _, ok := controlPlane(ref); ok {
 			namespace = ref.Namespace
 		}
 	}

@@ -200,7 +200,7 @@ func record(origin map[string]string, layer, path string, value any) {
 // keepLeaves drops the origin of what a later layer deleted or replaced by something else.
 func keepLeaves(merged Merged) {
 	leaves := map[string]bool{}
-	walkLeaves("", merged.Spec, func(path string) { leaves[path] = true })
+	walkLeaves("", merged.Spec, func(path string, _ any) { leaves[path] = true })
 	for path := range merged.Origin {
 		if !leaves[path] {
 			delete(merged.Origin, path)
@@ -208,19 +208,19 @@ func keepLeaves(merged Merged) {
 	}
 }
 
-func walkLeaves(path string, value any, visit func(path string)) {
+func walkLeaves(path string, value any, visit func(path string, value any)) {
 	switch v := value.(type) {
 	case map[string]any:
 		for name, child := range v {
 			walkLeaves(join(path, name), child, visit)
 		}
 		if len(v) == 0 {
-			visit(path)
+			visit(path, value)
 		}
 	case []any:
 		key := keyOf(path)
 		if key == "" {
-			visit(path)
+			visit(path, value)
 			return
 		}
 		for _, element := range v {
@@ -228,7 +228,7 @@ func walkLeaves(path string, value any, visit func(path string)) {
 			walkLeaves(elementPath(path, key, m[key].(string)), m, visit)
 		}
 	default:
-		visit(path)
+		visit(path, value)
 	}
 }
 

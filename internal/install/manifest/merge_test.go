@@ -83,7 +83,7 @@ func TestMergeOrigin(t *testing.T) {
 		layers := []Layer{randomLayer(r, "a"), randomLayer(r, "b"), randomLayer(r, "c")}
 		m := merged(t, layers...)
 		leaves := 0
-		walkLeaves("", m.Spec, func(path string) {
+		walkLeaves("", m.Spec, func(path string, _ any) {
 			leaves++
 			if m.Origin[path] == "" {
 				t.Errorf("no origin for %s", path)

@@ -13,9 +13,9 @@ import (
 // Object is one rendered Kubernetes object.
 type Object = *unstructured.Unstructured
 
-// parse reads a stream of YAML documents; empty ones are dropped. A document that is JSON on one line, as the CRDs
+// Parse reads a stream of YAML documents; empty ones are dropped. A document that is JSON on one line, as the CRDs
 // are, is read as JSON: it is many times faster than YAML.
-func parse(source, stream string) ([]Object, error) {
+func Parse(source, stream string) ([]Object, error) {
 	var objects []Object
 	for _, document := range strings.Split("\n"+stream, "\n---") {
 		text := []byte(strings.TrimSpace(strings.TrimPrefix(document, "\n")))

@@ -29,3 +29,22 @@ func RenderOperator(options OperatorOptions) ([]Object, error) {
 	sortObjects(objects)
 	return objects, nil
 }
+
+// CRDs returns the CRDs that users' objects are of: what stays when an installation is removed.
+func CRDs() ([]Object, error) {
+	all, err := builtIn()
+	if err != nil {
+		return nil, err
+	}
+	var objects []Object
+	for _, chart := range []string{kindBase.chart, operatorChart} {
+		for _, crd := range all[chart].CRDObjects() {
+			parsed, err := Parse(crd.Filename, string(crd.File.Data))
+			if err != nil {
+				return nil, err
+			}
+			objects = append(objects, parsed...)
+		}
+	}
+	return objects, nil
+}

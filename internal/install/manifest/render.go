@@ -159,14 +159,14 @@ func parseFiles(loaded *chart.Chart, files map[string]string) ([]Object, error) 
 	sort.Strings(names)
 	var objects []Object
 	for _, crd := range loaded.CRDObjects() {
-		parsed, err := parse(crd.Filename, string(crd.File.Data))
+		parsed, err := Parse(crd.Filename, string(crd.File.Data))
 		if err != nil {
 			return nil, err
 		}
 		objects = append(objects, parsed...)
 	}
 	for _, name := range names {
-		parsed, err := parse(name, files[name])
+		parsed, err := Parse(name, files[name])
 		if err != nil {
 			return nil, err
 		}

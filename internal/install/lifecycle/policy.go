@@ -1,0 +1,116 @@
+package lifecycle
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/version"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/slipway-mesh/slipway/api/v1alpha1"
+	"github.com/slipway-mesh/slipway/internal/install/apply"
+	"github.com/slipway-mesh/slipway/internal/install/manifest"
+)
+
+// policy is how the target's objects are applied: what of them others may change, and what others own.
+func (i Installer) policy(ctx context.Context, target *Target) (apply.Policy, error) {
+	owners, err := i.Owners(ctx)
+	if err != nil {
+		return apply.Policy{}, err
+	}
+	alive := map[Owner]bool{}
+	for _, owner := range owners {
+		alive[owner] = true
+	}
+	policy := apply.Policy{Yield: i.Yield, Foreign: func(live apply.Object) (string, bool) { return foreign(target, alive, live) }}
+	if drift := target.Lifecycle.Drift; drift != nil {
+		policy.Drift = apply.DriftMode(drift.Mode)
+		for _, rule := range drift.Ignore {
+			policy.Ignore = append(policy.Ignore, ignore(rule))
+		}
+	}
+	return policy, nil
+}
+
+func ignore(rule v1alpha1.DriftIgnoreRule) apply.Ignore {
+	out := apply.Ignore{Kind: rule.Kind, Name: rule.Name}
+	unescape := strings.NewReplacer("~1", "/", "~0", "~")
+	for _, pointer := range rule.Paths {
+		steps := strings.Split(strings.TrimPrefix(pointer, "/"), "/")
+		for k := range steps {
+			steps[k] = unescape.Replace(steps[k])
+		}
+		out.Paths = append(out.Paths, steps)
+	}
+	return out
+}
+
+// foreign names whose a live object is, if it is not the target's: another installer's, or another living owner's.
+// CRDs, and what else belongs to the base, are shared by all owners: they stay their first owner's while that one lives
+// and is not older. An installation by the CLI gives way to a resource of the same revision.
+func foreign(target *Target, alive map[Owner]bool, live apply.Object) (owner string, shared bool) {
+	labels := live.GetLabels()
+	shared = live.GetKind() == "CustomResourceDefinition" || labels[manifest.LabelComponent] == "Base"
+	if !applied(live) {
+		if target.Lifecycle.Adopt != nil && *target.Lifecycle.Adopt {
+			return "", false
+		}
+		installer := "another installer"
+		if by := labels["app.kubernetes.io/managed-by"]; by != "" {
+			installer = by
+		}
+		return installer + " (spec.lifecycle.adopt takes it over)", shared
+	}
+	other := ownerOf(live)
+	switch {
+	case other == target.Owner || !alive[other]:
+		return "", false
+	case shared && older(labels[manifest.LabelVersion], target.Version):
+		return "", false
+	case other == CommandLine(target.Owner.Namespace, target.Revision) && !target.Owner.IsCommandLine():
+		return "", false
+	}
+	return other.String(), shared
+}
+
+// applied says whether the object was ever applied by us.
+func applied(live apply.Object) bool {
+	for _, entry := range live.GetManagedFields() {
+		if entry.Manager == apply.FieldManager {
+			return true
+		}
+	}
+	return false
+}
+
+func older(a, b string) bool {
+	va, err1 := version.ParseSemantic(a)
+	vb, err2 := version.ParseSemantic(b)
+	return err1 == nil && err2 == nil && va.LessThan(vb)
+}
+
+// Owners lists those who have something installed: the CLI, and the IstioOperators that still exist.
+func (i Installer) Owners(ctx context.Context) ([]Owner, error) {
+	inventories := &corev1.ConfigMapList{}
+	if err := i.Cluster.Client.List(ctx, inventories, client.HasLabels{apply.InventoryLabel}); err != nil {
+		return nil, fmt.Errorf("list inventories: %w", err)
+	}
+	var owners []Owner
+	for _, inventory := range inventories.Items {
+		owner := Owner{inventory.Namespace, strings.TrimPrefix(inventory.Name, inventoryPrefix)}
+		if !owner.IsCommandLine() {
+			resource := &v1alpha1.IstioOperator{}
+			err := i.Cluster.Client.Get(ctx, client.ObjectKey{Namespace: owner.Namespace, Name: owner.Name}, resource)
+			if client.IgnoreNotFound(err) != nil {
+				return nil, fmt.Errorf("read %s: %w", owner, err)
+			}
+			if err != nil {
+				continue
+			}
+		}
+		owners = append(owners, owner)
+	}
+	return owners, nil
+}
