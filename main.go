@@ -13,6 +13,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	crmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metrics "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
@@ -65,6 +66,7 @@ func run(options options) error {
 		Installer: lifecycle.Installer{Cluster: apply.Cluster{Client: direct}},
 		Images:    lifecycle.Images{Hub: options.hub, Tag: options.tag, Version: options.version},
 		Events:    manager.GetEventRecorder("istio-operator"),
+		Metrics:   controllers.NewMetrics(crmetrics.Registry),
 	}
 	if err := reconciler.SetupWithManager(manager); err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -18,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
+	"github.com/slipway-mesh/slipway/internal/install/apply"
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 )
@@ -37,12 +39,16 @@ type IstioOperatorReconciler struct {
 	Installer lifecycle.Installer
 	Images    lifecycle.Images
 	Events    events.EventRecorder
+	Metrics   *Metrics
+
+	fights fights
 }
 
 // Reconcile takes one step for one resource.
 func (r *IstioOperatorReconciler) Reconcile(ctx context.Context, request ctrl.Request) (ctrl.Result, error) {
 	resource := &v1alpha1.IstioOperator{}
 	if err := r.Client.Get(ctx, request.NamespacedName, resource); err != nil {
+		r.Metrics.forget(request.Namespace, request.Name)
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if resource.Annotations[v1alpha1.IgnoreReconcile] == "true" {
@@ -65,28 +71,97 @@ func (r *IstioOperatorReconciler) install(ctx context.Context, resource *v1alpha
 	if err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	manifests, err := lifecycle.Render(r.Images, owner, spec)
+	target, err := lifecycle.Render(r.Images, owner, spec)
 	if err != nil {
 		// Only an edit helps, and an edit wakes us: what runs keeps running.
+		r.Metrics.refused.Inc()
 		return ctrl.Result{}, r.writeStatus(ctx, resource, refused(resource.Status, generation, err))
 	}
-	report, err := r.Installer.Install(ctx, owner, manifests)
-	if report.Changes.Wrote() {
-		log.FromContext(ctx).Info("applied", "changes", report.Changes.String())
+	installer := r.Installer
+	installer.Yield = func(ref apply.Ref) bool { return r.fights.undecided(owner, ref, time.Now()) }
+	attempt := attemptOf(resource.Status.Attempt, generation, r.Images.Version, metav1.Now())
+	if target.Lifecycle.Mode == v1alpha1.ModePlan && resource.Status.Attempt == nil {
+		plan, err := installer.Plan(ctx, target)
+		if err != nil {
+			return ctrl.Result{}, r.failed(ctx, resource, generation, err)
+		}
+		if status, waits := planned(resource.Status, generation, plan, target.Lifecycle.ApprovedPlan); waits {
+			return ctrl.Result{RequeueAfter: resyncInterval}, r.writeStatus(ctx, resource, status)
+		}
 	}
-	status := observed(resource.Status, generation, r.Images.Version, report, err)
+	return r.step(ctx, resource, installer, target, attempt)
+}
+
+// step takes a step towards the target, or towards the last good installation where the target was given up.
+func (r *IstioOperatorReconciler) step(ctx context.Context, resource *v1alpha1.IstioOperator, installer lifecycle.Installer, target *lifecycle.Target, attempt v1alpha1.AttemptStatus) (ctrl.Result, error) {
+	if attempt.RolledBackTo != 0 {
+		good, err := installer.LastGood(ctx, target.Owner, int(attempt.RolledBackTo))
+		if err != nil {
+			return ctrl.Result{}, r.failed(ctx, resource, attempt.Generation, err)
+		}
+		good.Target.Lifecycle = target.Lifecycle
+		target = good.Target
+	}
+	report, err := installer.Install(ctx, target)
+	r.tell(ctx, resource, target.Owner, report)
+	status := observed(resource.Status, attempt.Generation, r.Images.Version, report, err)
+	healthy := status.Status == v1alpha1.PhaseHealthy
+	switch {
+	case attempt.RolledBackTo != 0:
+		status = gaveUp(status, attempt)
+	case !healthy:
+		if expired(attempt, target.Lifecycle.Rollback, time.Now()) {
+			attempt = r.giveUp(ctx, installer, target, attempt, status.Message)
+		}
+		status.Attempt = &attempt
+	}
 	if err := errors.Join(err, r.writeStatus(ctx, resource, status)); err != nil {
 		return ctrl.Result{}, err // tried again with backoff
 	}
-	if status.Status == v1alpha1.PhaseHealthy {
+	if healthy {
 		return ctrl.Result{RequeueAfter: resyncInterval}, nil
 	}
 	return ctrl.Result{RequeueAfter: pollInterval}, nil
 }
 
+// giveUp turns the attempt to the last good installation, if there is one that is another.
+func (r *IstioOperatorReconciler) giveUp(ctx context.Context, installer lifecycle.Installer, target *lifecycle.Target, attempt v1alpha1.AttemptStatus, reason string) v1alpha1.AttemptStatus {
+	good, err := installer.LastGood(ctx, target.Owner, 0)
+	if err != nil || good.Is(target) {
+		return attempt
+	}
+	attempt.RolledBackTo, attempt.Reason = int32(good.Number), reason
+	return attempt
+}
+
+// failed tells an error of the cluster in the status; the step is tried again with backoff.
+func (r *IstioOperatorReconciler) failed(ctx context.Context, resource *v1alpha1.IstioOperator, generation int64, err error) error {
+	status := observed(resource.Status, generation, r.Images.Version, lifecycle.Report{}, err)
+	status.ComponentStatus = resource.Status.ComponentStatus
+	return errors.Join(err, r.writeStatus(ctx, resource, status))
+}
+
+// tell logs, counts and tells as events what the step changed.
+func (r *IstioOperatorReconciler) tell(ctx context.Context, resource *v1alpha1.IstioOperator, owner lifecycle.Owner, report lifecycle.Report) {
+	if report.Changes.Wrote() {
+		log.FromContext(ctx).Info("applied", "changes", report.Changes.String())
+	}
+	r.Metrics.count(report.Changes)
+	for _, change := range report.Changes {
+		if change.Action == apply.Corrected {
+			r.fights.corrected(owner, change.Ref, time.Now())
+			r.Events.Eventf(resource, nil, corev1.EventTypeWarning, "DriftCorrected", "Reconcile", "%s", driftText(change))
+		}
+	}
+}
+
 func (r *IstioOperatorReconciler) remove(ctx context.Context, resource *v1alpha1.IstioOperator, owner lifecycle.Owner) (ctrl.Result, error) {
 	if !controllerutil.ContainsFinalizer(resource, v1alpha1.Finalizer) {
 		return ctrl.Result{}, nil
+	}
+	waits, err := r.attached(ctx, resource, owner)
+	if err != nil || waits {
+		return ctrl.Result{RequeueAfter: pollInterval}, err
 	}
 	remaining, err := r.Installer.Remove(ctx, owner)
 	if err != nil || remaining != "" {
@@ -100,6 +175,25 @@ func (r *IstioOperatorReconciler) remove(ctx context.Context, resource *v1alpha1
 	patch := client.MergeFromWithOptions(resource.DeepCopy(), client.MergeFromWithOptimisticLock{})
 	controllerutil.RemoveFinalizer(resource, v1alpha1.Finalizer)
 	return ctrl.Result{}, client.IgnoreNotFound(r.Client.Patch(ctx, resource, patch))
+}
+
+// attached tells of the sidecars that still use what is to be removed, and says whether the removal waits for them.
+func (r *IstioOperatorReconciler) attached(ctx context.Context, resource *v1alpha1.IstioOperator, owner lifecycle.Owner) (waits bool, err error) {
+	policy := removalPolicy(resource.Spec)
+	if policy.Policy == v1alpha1.RemovalForce || resource.Status.Status == v1alpha1.PhaseUpdating {
+		return false, nil // not asked for, or told already and on its way
+	}
+	pods, err := r.Installer.Attached(ctx, owner)
+	if err != nil || len(pods) == 0 {
+		return false, err
+	}
+	blocked := policy.Policy == v1alpha1.RemovalBlock &&
+		(policy.Timeout == nil || time.Since(resource.DeletionTimestamp.Time) < policy.Timeout.Duration)
+	if !blocked {
+		r.Events.Eventf(resource, nil, corev1.EventTypeWarning, "ProxiesAttached", "Remove", "%s", attachedText(pods))
+		return false, nil
+	}
+	return true, r.writeStatus(ctx, resource, removalBlocked(resource.Status, resource.Generation, pods))
 }
 
 // rawSpec reads the spec as it was written: a typed one would have lost false, 0 and null.
@@ -124,6 +218,7 @@ func (r *IstioOperatorReconciler) addFinalizer(ctx context.Context, resource *v1
 
 // writeStatus patches the status if it differs, once, and tells a change of phase as an event.
 func (r *IstioOperatorReconciler) writeStatus(ctx context.Context, resource *v1alpha1.IstioOperator, status v1alpha1.IstioOperatorStatus) error {
+	r.Metrics.show(resource, status)
 	if reflect.DeepEqual(resource.Status, status) {
 		return nil
 	}
@@ -134,6 +229,9 @@ func (r *IstioOperatorReconciler) writeStatus(ctx context.Context, resource *v1a
 		}
 		r.Events.Eventf(resource, nil, kind, string(status.Status), "Reconcile", "%s", eventText(status))
 	}
+	if len(status.Drift) > 0 && !reflect.DeepEqual(resource.Status.Drift, status.Drift) {
+		r.Events.Eventf(resource, nil, corev1.EventTypeWarning, "Drifted", "Reconcile", "%s", cut(driftedText(status.Drift)))
+	}
 	changed := resource.DeepCopy()
 	changed.Status = status
 	err := r.Client.Status().Patch(ctx, changed, client.MergeFrom(resource))
@@ -142,11 +240,16 @@ func (r *IstioOperatorReconciler) writeStatus(ctx context.Context, resource *v1a
 
 // eventText is the message cut to what an Event may hold.
 func eventText(status v1alpha1.IstioOperatorStatus) string {
-	const limit = 1000
-	if text := status.Message; text != "" {
-		return text[:min(len(text), limit)]
+	if status.Message != "" {
+		return cut(status.Message)
 	}
 	return "status is " + string(status.Status)
+}
+
+// cut cuts a text to what an Event may hold.
+func cut(text string) string {
+	const limit = 1000
+	return text[:min(len(text), limit)]
 }
 
 // owners maps an owned object to the resource that owns it.

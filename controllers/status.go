@@ -36,6 +36,7 @@ func observed(last v1alpha1.IstioOperatorStatus, generation int64, version strin
 		reasons = append(reasons, err.Error())
 	}
 	status.Message = strings.Join(reasons, "; ")
+	status.Drift = drifted(report.Changes)
 	status.Conditions = conditions(last.Conditions, status)
 	return status
 }
@@ -97,6 +98,12 @@ func conditions(last []metav1.Condition, status v1alpha1.IstioOperatorStatus) []
 	set(v1alpha1.ConditionReady, phase == v1alpha1.PhaseHealthy)
 	set(v1alpha1.ConditionReconciling, phase == v1alpha1.PhaseUpdating || phase == v1alpha1.PhaseReconciling)
 	set(v1alpha1.ConditionStalled, phase == v1alpha1.PhaseError || phase == v1alpha1.PhaseActionRequired)
+	if len(status.Drift) > 0 {
+		meta.SetStatusCondition(&out, metav1.Condition{Type: v1alpha1.ConditionDrifted, Status: metav1.ConditionTrue,
+			ObservedGeneration: status.ObservedGeneration, Reason: "ChangedByOthers", Message: driftedText(status.Drift)})
+	} else {
+		meta.RemoveStatusCondition(&out, v1alpha1.ConditionDrifted)
+	}
 	return out
 }
 
