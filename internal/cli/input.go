@@ -7,7 +7,9 @@ import (
 	"strings"
 
 	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
 
+	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 )
 
@@ -15,6 +17,10 @@ import (
 type input struct {
 	files, sets         []string
 	manifests, revision string
+	// named are the resources that the files name, if they do.
+	named []lifecycle.Owner
+	// base stands before the files; nil is nothing.
+	base map[string]any
 }
 
 func (in *input) register(flags *pflag.FlagSet) {
@@ -29,6 +35,9 @@ func (in *input) register(flags *pflag.FlagSet) {
 // layers reads the files and then the --set values.
 func (in *input) layers(stdin io.Reader) ([]manifest.Layer, error) {
 	var layers []manifest.Layer
+	if in.base != nil {
+		layers = append(layers, manifest.Layer{Name: "last installation", Spec: in.base})
+	}
 	for _, file := range in.files {
 		text, err := readFile(stdin, file)
 		if err != nil {
@@ -39,6 +48,7 @@ func (in *input) layers(stdin io.Reader) ([]manifest.Layer, error) {
 			return nil, err
 		}
 		layers = append(layers, layer)
+		in.name(text)
 	}
 	var sets []string
 	if in.manifests != "" {
@@ -60,6 +70,16 @@ func (in *input) layers(stdin io.Reader) ([]manifest.Layer, error) {
 		layers = append(layers, layer)
 	}
 	return layers, nil
+}
+
+// name remembers which resource a file names.
+func (in *input) name(text []byte) {
+	var document struct {
+		Metadata struct{ Name, Namespace string }
+	}
+	if err := yaml.Unmarshal(text, &document); err == nil && document.Metadata.Name != "" {
+		in.named = append(in.named, lifecycle.Owner{Namespace: document.Metadata.Namespace, Name: document.Metadata.Name})
+	}
 }
 
 func readFile(stdin io.Reader, file string) ([]byte, error) {

@@ -2,86 +2,107 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"sort"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
-	"github.com/slipway-mesh/slipway/internal/install/apply"
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 )
 
-// installedState is the name that an installation by the CLI is kept under; Istio's CLI uses the same.
-const installedState = "installed-state"
+// installFlags are what install and upgrade share.
+type installFlags struct {
+	input
+	yes, dryRun, undo bool
+	timeout           time.Duration
+}
+
+func (f *installFlags) register(command *cobra.Command) {
+	f.input.register(command.Flags())
+	flags := command.Flags()
+	flags.BoolVarP(&f.yes, "skip-confirmation", "y", false, "do not ask")
+	flags.BoolVar(&f.dryRun, "dry-run", false, "print what would change, and change nothing")
+	flags.BoolVar(&f.undo, "rollback-on-failure", false, "go back to the last good installation if this one is not ready in time")
+	flags.DurationVar(&f.timeout, "readiness-timeout", 5*time.Minute, "how long to wait until all is ready")
+}
 
 func installCommand(g *global) *cobra.Command {
-	in := &input{}
-	var yes bool
-	var timeout time.Duration
+	f := &installFlags{}
 	command := &cobra.Command{
 		Use:     "install",
 		Aliases: []string{"apply"},
 		Short:   "Install or reconfigure a mesh from here, without the in-cluster operator",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			layers, err := in.layers(cmd.InOrStdin())
-			if err != nil {
-				return err
-			}
-			owner := lifecycle.Owner{Namespace: g.istioNamespace, Name: installedState}
-			if in.revision != "" {
-				owner.Name += "-" + in.revision
-			}
-			merged, err := manifest.Merge(layers...)
-			if err != nil {
-				return err
-			}
-			manifests, err := lifecycle.Render(images(), owner, merged.Spec)
-			if err != nil {
-				return err
-			}
-			if !yes && !confirm(cmd.InOrStdin(), cmd.OutOrStdout(), "This will install the mesh into the cluster. Proceed?") {
-				return nil
-			}
-			kube, err := g.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-			defer cancel()
-			installer := lifecycle.Installer{Cluster: apply.Cluster{Client: kube}}
-			return follow(ctx, cmd, installer, owner, manifests)
+			return f.run(cmd, g, "This will install the mesh into the cluster. Proceed?")
 		},
 	}
-	in.register(command.Flags())
-	command.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
-	command.Flags().DurationVar(&timeout, "readiness-timeout", 5*time.Minute, "how long to wait for each component")
+	f.register(command)
 	return command
 }
 
+func (f *installFlags) run(cmd *cobra.Command, g *global, question string) error {
+	layers, err := f.layers(cmd.InOrStdin())
+	if err != nil {
+		return err
+	}
+	merged, err := manifest.Merge(layers...)
+	if err != nil {
+		return err
+	}
+	revision, _ := merged.Spec["revision"].(string)
+	if revision == "default" {
+		revision = ""
+	}
+	target, err := lifecycle.Render(images(), lifecycle.CommandLine(g.istioNamespace, revision), merged.Spec)
+	if err != nil {
+		return err
+	}
+	kube, err := g.client()
+	if err != nil {
+		return err
+	}
+	if f.dryRun {
+		return printPlan(cmd, installer(kube), target, "")
+	}
+	if !f.yes && !confirm(cmd.InOrStdin(), cmd.OutOrStdout(), question) {
+		return nil
+	}
+	err = follow(cmd, installer(kube), target, f.timeout)
+	if err == nil || !f.undo {
+		return err
+	}
+	good, lost := installer(kube).LastGood(cmd.Context(), target.Owner, 0)
+	if lost != nil || good.Is(target) {
+		return errors.Join(err, lost)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "✘ %v: going back to installation %d\n", err, good.Number)
+	return errors.Join(err, follow(cmd, installer(kube), good.Target, f.timeout))
+}
+
 // follow takes steps until all is healthy, and prints each component's change of state once.
-func follow(ctx context.Context, cmd *cobra.Command, installer lifecycle.Installer, owner lifecycle.Owner, manifests *manifest.Manifests) error {
+func follow(cmd *cobra.Command, installer lifecycle.Installer, target *lifecycle.Target, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+	defer cancel()
 	printed := map[string]v1alpha1.Phase{}
 	for {
-		report, err := installer.Install(ctx, owner, manifests)
+		report, err := installer.Install(ctx, target)
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		names := make([]string, 0, len(report.Components))
-		for name := range report.Components {
-			names = append(names, name)
-		}
-		sort.Strings(names)
+		names := slices.Sorted(maps.Keys(report.Components))
 		for _, name := range names {
 			if state := report.Components[name]; printed[name] != state.Phase {
 				printed[name] = state.Phase
 				printComponent(cmd, name, state)
 			}
 		}
-		if report.Healthy() {
+		if err == nil && report.Healthy() {
 			fmt.Fprintln(cmd.OutOrStdout(), "✔ Installation complete")
 			return nil
 		}

@@ -8,7 +8,8 @@ import (
 
 func manifestCommand(g *global) *cobra.Command {
 	command := &cobra.Command{Use: "manifest", Short: "Work with the objects that an IstioOperator means"}
-	command.AddCommand(manifestGenerateCommand(g))
+	install := installCommand(g) // as istioctl named it first
+	command.AddCommand(manifestGenerateCommand(g), manifestDiffCommand(g), install)
 	return command
 }
 

@@ -6,8 +6,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
 
+	"github.com/slipway-mesh/slipway/internal/install/apply"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 	"github.com/slipway-mesh/slipway/profiles"
 )
@@ -21,7 +23,7 @@ func profileCommand() *cobra.Command {
 			return err
 		},
 	}
-	command.AddCommand(list, profileDumpCommand())
+	command.AddCommand(list, profileDumpCommand(), profileDiffCommand())
 	return command
 }
 
@@ -56,6 +58,37 @@ func profileDumpCommand() *cobra.Command {
 	in.register(command.Flags())
 	command.Flags().StringVarP(&path, "config-path", "p", "", "print only what is below this path, such as components.pilot")
 	command.Flags().StringVarP(&output, "output", "o", "yaml", "yaml or json")
+	return command
+}
+
+func profileDiffCommand() *cobra.Command {
+	in := &input{}
+	command := &cobra.Command{
+		Use:   "diff PROFILE PROFILE",
+		Short: "Show how two profiles differ; the exit status is 1 if they do",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var objects [2]manifest.Object
+			for k, name := range args {
+				merged, err := manifest.Resolve(manifest.Options{}, manifest.Layer{Name: "profile", Spec: map[string]any{"profile": name, "installPackagePath": in.manifests}})
+				if err != nil {
+					return err
+				}
+				delete(merged.Spec, "profile")
+				objects[k] = &unstructured.Unstructured{Object: map[string]any{"spec": merged.Spec}}
+			}
+			differs := false
+			for _, change := range apply.Compare(objects[:1], objects[1:]) {
+				differs = differs || len(change.Fields) > 0
+				fmt.Fprint(cmd.OutOrStdout(), printFields(change))
+			}
+			if differs {
+				return Exit{Status: exitDiffers}
+			}
+			return nil
+		},
+	}
+	command.Flags().StringVarP(&in.manifests, "manifests", "d", "", "a folder with profiles/ in place of the built-in ones")
 	return command
 }
 

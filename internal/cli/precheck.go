@@ -1,0 +1,57 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
+)
+
+func experimentalCommand(g *global) *cobra.Command {
+	command := &cobra.Command{Use: "x", Aliases: []string{"experimental", "exp"}, Short: "Commands whose place istioctl calls experimental"}
+	command.AddCommand(precheckCommand(g))
+	return command
+}
+
+func precheckCommand(g *global) *cobra.Command {
+	var output string
+	command := &cobra.Command{
+		Use: "precheck", Short: "Say what in the cluster would hinder an installation or an upgrade", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			kube, err := g.client()
+			if err != nil {
+				return err
+			}
+			problems, err := installer(kube).Precheck(cmd.Context(), images().Version)
+			if err != nil {
+				return err
+			}
+			if done, err := printAs(cmd.OutOrStdout(), problems, output); done || err != nil {
+				return err
+			}
+			if stops := printProblems(cmd, problems); stops > 0 {
+				return fmt.Errorf("%d problems must be solved first", stops)
+			}
+			if len(problems) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "✔ No issues found when checking the cluster. The mesh is safe to install or upgrade!")
+			}
+			return nil
+		},
+	}
+	command.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
+	return command
+}
+
+// printProblems prints what was found and says how many of it stop an installation.
+func printProblems(cmd *cobra.Command, problems []lifecycle.Problem) (stops int) {
+	for _, problem := range problems {
+		sign := "!"
+		if problem.Stops {
+			sign = "✘"
+			stops++
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", sign, problem.Message)
+	}
+	return stops
+}

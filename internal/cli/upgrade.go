@@ -1,0 +1,53 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
+)
+
+func upgradeCommand(g *global) *cobra.Command {
+	f := &installFlags{}
+	command := &cobra.Command{
+		Use:   "upgrade",
+		Short: "Bring an installation from here to this program's version, after a look at the cluster",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			kube, err := g.client()
+			if err != nil {
+				return err
+			}
+			problems, err := installer(kube).Precheck(cmd.Context(), images().Version)
+			if err != nil {
+				return err
+			}
+			if stops := printProblems(cmd, problems); stops > 0 {
+				return fmt.Errorf("%d problems must be solved before an upgrade", stops)
+			}
+			if len(f.files) == 0 && len(f.sets) == 0 {
+				if err := f.last(cmd, g); err != nil {
+					return err
+				}
+			}
+			return f.run(cmd, g, fmt.Sprintf("This will bring the mesh to version %s. Proceed?", images().Version))
+		},
+	}
+	f.register(command)
+	return command
+}
+
+// last takes the spec of the last good installation, where the user gives none.
+func (f *installFlags) last(cmd *cobra.Command, g *global) error {
+	kube, err := g.client()
+	if err != nil {
+		return err
+	}
+	good, err := installer(kube).LastGood(cmd.Context(), lifecycle.CommandLine(g.istioNamespace, f.revision), 0)
+	if err != nil {
+		return fmt.Errorf("what to upgrade is not known: name it with -f or --set: %w", err)
+	}
+	f.base = good.Target.Spec
+	return nil
+}
