@@ -18,6 +18,7 @@ import (
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
 	"github.com/slipway-mesh/slipway/controllers"
+	"github.com/slipway-mesh/slipway/internal/identity"
 	"github.com/slipway-mesh/slipway/internal/install/apply"
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 )
@@ -41,7 +42,7 @@ func run(options options) error {
 	}
 	config := ctrl.GetConfigOrDie()
 	config.QPS, config.Burst = 100, 200
-	manager, err := ctrl.NewManager(config, ctrl.Options{
+	managed := ctrl.Options{
 		Scheme:                  scheme,
 		Cache:                   controllers.CacheOptions(options.watchNamespaces),
 		Client:                  client.Options{Cache: &client.CacheOptions{DisableFor: []client.Object{&corev1.Secret{}, &corev1.ConfigMap{}}}},
@@ -52,7 +53,16 @@ func run(options options) error {
 		LeaderElectionNamespace: options.leaderNamespace,
 		// A standby takes over at once when the leader is told to stop.
 		LeaderElectionReleaseOnCancel: true,
-	})
+	}
+	ctx := ctrl.SetupSignalHandler()
+	var issuer *identity.Authority
+	var err error
+	if options.webhookPort != 0 {
+		if issuer, err = authority(ctx, &managed, options); err != nil {
+			return err
+		}
+	}
+	manager, err := ctrl.NewManager(config, managed)
 	if err != nil {
 		return err
 	}
@@ -64,12 +74,18 @@ func run(options options) error {
 		Client:    manager.GetClient(),
 		Direct:    direct,
 		Installer: lifecycle.Installer{Cluster: apply.Cluster{Client: direct}},
-		Images:    lifecycle.Images{Hub: options.hub, Tag: options.tag, Version: options.version},
+		Build:     lifecycle.Build{Hub: options.hub, Tag: options.tag, Version: options.version},
 		Events:    manager.GetEventRecorder("istio-operator"),
 		Metrics:   controllers.NewMetrics(crmetrics.Registry),
 	}
 	if err := reconciler.SetupWithManager(manager); err != nil {
 		return err
+	}
+	if issuer != nil {
+		validator := &controllers.Validator{Build: reconciler.Build, Installer: reconciler.Installer}
+		if err := addWebhook(manager, direct, validator, issuer.RootPEM()); err != nil {
+			return err
+		}
 	}
 	if err := manager.AddHealthzCheck("alive", healthz.Ping); err != nil {
 		return err
@@ -77,5 +93,5 @@ func run(options options) error {
 	if err := manager.AddReadyzCheck("ready", healthz.Ping); err != nil {
 		return err
 	}
-	return manager.Start(ctrl.SetupSignalHandler())
+	return manager.Start(ctx)
 }

@@ -12,6 +12,7 @@ type options struct {
 	watchNamespaces, metricsAddress, probeAddress, leaderNamespace string
 	hub, tag, version                                              string
 	leaderElect                                                    bool
+	webhookPort                                                    int
 }
 
 // environment lists the variables that the operator reads, with what they are for.
@@ -38,6 +39,7 @@ func parseOptions(flags *flag.FlagSet, args []string) options {
 	flags.StringVar(&o.probeAddress, "health-probe-bind-address", ":8081", "address of /healthz and /readyz")
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "only one replica acts at a time")
 	flags.StringVar(&o.leaderNamespace, "leader-election-namespace", env("LEADER_ELECTION_NAMESPACE", ""), "namespace of the leader's Lease")
+	flags.IntVar(&o.webhookPort, "webhook-port", 9443, "where the API server's questions about IstioOperators are answered; 0 turns it off")
 	flags.StringVar(&o.hub, "hub", env("HUB", version.Hub), "where this build's images are")
 	flags.StringVar(&o.tag, "tag", env("TAG", version.Version), "the tag of this build's images")
 	// The image is started as `operator server`, as Istio's is; the word is accepted.

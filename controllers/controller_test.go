@@ -57,7 +57,7 @@ func newBench(t *testing.T) *bench {
 	return &bench{kube: server.Client, events: recorder, reconciler: &IstioOperatorReconciler{
 		Client: server.Client, Direct: server.Client, Events: recorder, Metrics: NewMetrics(prometheus.NewRegistry()),
 		Installer: lifecycle.Installer{Cluster: apply.Cluster{Client: server.Client}},
-		Images:    lifecycle.Images{Hub: "docker.io/slipway", Tag: "1.0.0", Version: "1.0.0"},
+		Build:     lifecycle.Build{Hub: "docker.io/slipway", Tag: "1.0.0", Version: "1.0.0"},
 	}}
 }
 
@@ -164,6 +164,7 @@ func TestReconcile(t *testing.T) {
 		run  func(t *testing.T)
 	}{
 		{"a spec that is refused", b.refusedSpec},
+		{"validation", b.validation},
 		{"drift", b.drift},
 		{"a fight is given up", b.fight},
 		{"plan mode", b.planMode},

@@ -37,7 +37,7 @@ type IstioOperatorReconciler struct {
 	// Direct reads from the API server: what is installed is compared with what is there, not with a cache.
 	Direct    client.Client
 	Installer lifecycle.Installer
-	Images    lifecycle.Images
+	Build     lifecycle.Build
 	Events    events.EventRecorder
 	Metrics   *Metrics
 
@@ -71,7 +71,11 @@ func (r *IstioOperatorReconciler) install(ctx context.Context, resource *v1alpha
 	if err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	target, err := lifecycle.Render(r.Images, owner, spec)
+	build := r.Build
+	if build.Profiles, err = r.Installer.Profiles(ctx, owner.Namespace); err != nil {
+		return ctrl.Result{}, r.failed(ctx, resource, generation, err)
+	}
+	target, err := lifecycle.Render(build, owner, spec)
 	if err != nil {
 		// Only an edit helps, and an edit wakes us: what runs keeps running.
 		r.Metrics.refused.Inc()
@@ -79,7 +83,7 @@ func (r *IstioOperatorReconciler) install(ctx context.Context, resource *v1alpha
 	}
 	installer := r.Installer
 	installer.Yield = func(ref apply.Ref) bool { return r.fights.undecided(owner, ref, time.Now()) }
-	attempt := attemptOf(resource.Status.Attempt, generation, r.Images.Version, metav1.Now())
+	attempt := attemptOf(resource.Status.Attempt, generation, r.Build.Version, metav1.Now())
 	if target.Lifecycle.Mode == v1alpha1.ModePlan && resource.Status.Attempt == nil {
 		plan, err := installer.Plan(ctx, target)
 		if err != nil {
@@ -104,7 +108,7 @@ func (r *IstioOperatorReconciler) step(ctx context.Context, resource *v1alpha1.I
 	}
 	report, err := installer.Install(ctx, target)
 	r.tell(ctx, resource, target.Owner, report)
-	status := observed(resource.Status, attempt.Generation, r.Images.Version, report, err)
+	status := observed(resource.Status, attempt.Generation, r.Build.Version, report, err)
 	healthy := status.Status == v1alpha1.PhaseHealthy
 	switch {
 	case attempt.RolledBackTo != 0:
@@ -136,7 +140,7 @@ func (r *IstioOperatorReconciler) giveUp(ctx context.Context, installer lifecycl
 
 // failed tells an error of the cluster in the status; the step is tried again with backoff.
 func (r *IstioOperatorReconciler) failed(ctx context.Context, resource *v1alpha1.IstioOperator, generation int64, err error) error {
-	status := observed(resource.Status, generation, r.Images.Version, lifecycle.Report{}, err)
+	status := observed(resource.Status, generation, r.Build.Version, lifecycle.Report{}, err)
 	status.ComponentStatus = resource.Status.ComponentStatus
 	return errors.Join(err, r.writeStatus(ctx, resource, status))
 }

@@ -12,6 +12,12 @@ import (
 // Default is the profile that every other is merged over.
 const Default = "default"
 
+// former are the profiles of Istio's past, with what to use in their place.
+var former = map[string]string{
+	"external": `use "remote"`,
+	"sds":      `secrets are always served by SDS now; use "default"`,
+}
+
 //go:embed *.yaml
 var files embed.FS
 
@@ -41,6 +47,9 @@ func Load(name string) ([]byte, error) {
 
 // LoadFrom returns the YAML of a profile in a folder. The error names those that exist.
 func LoadFrom(dir fs.FS, name string) ([]byte, error) {
+	if instead, was := former[name]; was {
+		return nil, fmt.Errorf("the profile %q is no more: %s", name, instead)
+	}
 	text, err := fs.ReadFile(dir, name+".yaml")
 	if err != nil || strings.ContainsAny(name, "/\\") {
 		return nil, fmt.Errorf("unknown profile %q: the profiles are %s", name, strings.Join(ListFrom(dir), ", "))

@@ -76,7 +76,7 @@ type plane struct {
 	registry  *prometheus.Registry
 	authority *identity.Authority
 	reviewer  *identity.Reviewer
-	serving   *servingCertificate
+	serving   *identity.Serving
 	engine    *discovery.Engine
 	injector  *injector
 	resolve   resolve.Options
@@ -92,8 +92,8 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 		return err
 	}
 	p.reviewer = identity.NewReviewer(p.kube, trustDomain)
-	p.serving = &servingCertificate{authority: p.authority, names: o.dnsNames()}
-	if _, err := p.serving.get(nil); err != nil {
+	p.serving = &identity.Serving{Authority: p.authority, Names: o.dnsNames()}
+	if _, err := p.serving.Certificate(nil); err != nil {
 		return err
 	}
 	mesh, err := istio.NewForConfig(config)

@@ -10,7 +10,6 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -24,36 +23,6 @@ import (
 	"github.com/slipway-mesh/slipway/internal/identity"
 	"github.com/slipway-mesh/slipway/internal/version"
 )
-
-// servingLifetime is that of the serving certificate; a new one is made half-way through.
-const servingLifetime = 30 * 24 * time.Hour
-
-// servingCertificate issues our own certificate and renews it as it is asked for.
-type servingCertificate struct {
-	authority *identity.Authority
-	names     []string
-	mu        sync.Mutex
-	current   *tls.Certificate
-	renew     time.Time
-}
-
-func (s *servingCertificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.current != nil && time.Now().Before(s.renew) {
-		return s.current, nil
-	}
-	chain, key, err := s.authority.Serve(s.names, servingLifetime, time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("issue the serving certificate: %w", err)
-	}
-	pair, err := tls.X509KeyPair(chain, key)
-	if err != nil {
-		return nil, err
-	}
-	s.current, s.renew = &pair, time.Now().Add(servingLifetime/2)
-	return s.current, nil
-}
 
 // anonymous asks nobody who they are: on 15010 there is nothing secret.
 type anonymous struct{}
@@ -90,7 +59,7 @@ func (p *plane) servePlain(ctx context.Context) error {
 }
 
 func (p *plane) serveSecure(ctx context.Context) error {
-	transport := credentials.NewTLS(&tls.Config{GetCertificate: p.serving.get, MinVersion: tls.VersionTLS12})
+	transport := credentials.NewTLS(&tls.Config{GetCertificate: p.serving.Certificate, MinVersion: tls.VersionTLS12})
 	server := grpc.NewServer(append(p.grpcOptions(), grpc.Creds(transport))...)
 	p.engine.Server.Register(server, byToken{p.reviewer})
 	security.RegisterIstioCertificateServiceServer(server, &identity.Service{Authority: p.authority, Reviewer: p.reviewer})
@@ -142,7 +111,7 @@ func (p *plane) serveWebhooks(ctx context.Context) error {
 	mux.Handle("POST /inject", p.injector.webhook)
 	mux.Handle("POST /inject/", p.injector.webhook)
 	mux.Handle("POST /validate", &webhook.Validator{Options: p.resolve, State: p.engine.State})
-	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: &tls.Config{GetCertificate: p.serving.get, MinVersion: tls.VersionTLS12}}
+	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: &tls.Config{GetCertificate: p.serving.Certificate, MinVersion: tls.VersionTLS12}}
 	return serve(ctx, server)
 }
 

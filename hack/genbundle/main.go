@@ -40,12 +40,12 @@ func run(out string) error {
 		return err
 	}
 	files := map[string][]byte{}
-	for folder, kinds := range map[string][]string{"rbac": {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}, "manager": {"Namespace", "Deployment", "Service"}} {
+	for folder, kinds := range map[string][]string{"rbac": {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"}, "manager": {"Namespace", "Deployment", "Service"}, "webhook": {"ValidatingWebhookConfiguration"}} {
 		if err := kustomize(files, folder, kinds, objects); err != nil {
 			return err
 		}
 	}
-	files["config/default/kustomization.yaml"] = []byte("resources:\n- ../crd\n- ../rbac\n- ../manager\n")
+	files["config/default/kustomization.yaml"] = []byte("resources:\n- ../crd\n- ../rbac\n- ../manager\n- ../webhook\n")
 	if err := olm(files, objects); err != nil {
 		return err
 	}

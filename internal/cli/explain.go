@@ -51,8 +51,8 @@ func explainCommand(g *global) *cobra.Command {
 
 // resolve merges the profile and all layers; a cluster is asked only where a resource is named.
 func (f *installation) resolve(cmd *cobra.Command, g *global) (manifest.Merged, error) {
-	images := images()
-	options := manifest.Options{Hub: images.Hub, Tag: images.Tag}
+	build := build()
+	options := manifest.Options{Hub: build.Hub, Tag: build.Tag}
 	if f.resource == "" {
 		layers, err := f.layers(cmd.InOrStdin())
 		if err != nil {

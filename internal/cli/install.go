@@ -59,7 +59,7 @@ func (f *installFlags) run(cmd *cobra.Command, g *global, question string) error
 	if revision == "default" {
 		revision = ""
 	}
-	target, err := lifecycle.Render(images(), lifecycle.CommandLine(g.istioNamespace, revision), merged.Spec)
+	target, err := lifecycle.Render(build(), lifecycle.CommandLine(g.istioNamespace, revision), merged.Spec)
 	if err != nil {
 		return err
 	}

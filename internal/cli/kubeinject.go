@@ -120,7 +120,7 @@ func offlineConfig(cmd *cobra.Command, g *global, in *input) (*inject.Config, er
 	if err != nil {
 		return nil, err
 	}
-	manifests, err := lifecycle.Render(images(), lifecycle.CommandLine(g.istioNamespace, ""), merged.Spec)
+	manifests, err := lifecycle.Render(build(), lifecycle.CommandLine(g.istioNamespace, ""), merged.Spec)
 	if err != nil {
 		return nil, err
 	}

@@ -25,9 +25,9 @@ func manifestGenerateCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			images := images()
-			layers = append([]manifest.Layer{{Name: "--istioNamespace", Spec: map[string]any{"namespace": g.istioNamespace}}}, layers...)
-			manifests, err := manifest.Render(manifest.Options{Hub: images.Hub, Tag: images.Tag, Version: images.Version}, layers...)
+			build := build()
+			options := manifest.Options{Hub: build.Hub, Tag: build.Tag, Version: build.Version, Namespace: g.istioNamespace}
+			manifests, err := manifest.Render(options, layers...)
 			if err != nil {
 				return err
 			}

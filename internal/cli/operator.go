@@ -28,8 +28,8 @@ type operatorFlags struct {
 
 func (f *operatorFlags) register(command *cobra.Command) {
 	flags := command.Flags()
-	flags.StringVar(&f.hub, "hub", images().Hub, "where the images are")
-	flags.StringVar(&f.tag, "tag", images().Tag, "the images' tag")
+	flags.StringVar(&f.hub, "hub", build().Hub, "where the images are")
+	flags.StringVar(&f.tag, "tag", build().Tag, "the images' tag")
 	flags.StringVar(&f.namespace, "operatorNamespace", "istio-operator", "the operator's namespace")
 	flags.StringVar(&f.watched, "watchedNamespaces", v1alpha1.DefaultNamespace, "where IstioOperators are watched, with commas between; empty means everywhere")
 	flags.StringSliceVar(&f.secrets, "imagePullSecrets", nil, "names of the secrets to pull images with")

@@ -23,7 +23,7 @@ func precheckCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			problems, err := installer(kube).Precheck(cmd.Context(), images().Version)
+			problems, err := installer(kube).Precheck(cmd.Context(), build().Version)
 			if err != nil {
 				return err
 			}

@@ -42,8 +42,8 @@ func profileDumpCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			images := images()
-			merged, err := manifest.Resolve(manifest.Options{Hub: images.Hub, Tag: images.Tag}, layers...)
+			build := build()
+			merged, err := manifest.Resolve(manifest.Options{Hub: build.Hub, Tag: build.Tag}, layers...)
 			if err != nil {
 				return err
 			}

@@ -81,7 +81,7 @@ func (g *global) client() (client.Client, error) {
 	return client.New(config, client.Options{Scheme: scheme})
 }
 
-// images is where this build's images are.
-func images() lifecycle.Images {
-	return lifecycle.Images{Hub: version.Hub, Tag: version.Version, Version: version.Version}
+// build is where this build's images are.
+func build() lifecycle.Build {
+	return lifecycle.Build{Hub: version.Hub, Tag: version.Version, Version: version.Version}
 }

@@ -66,7 +66,11 @@ func (f *installation) target(ctx context.Context, cmd *cobra.Command, g *global
 	if err != nil {
 		return nil, err
 	}
-	return lifecycle.Render(images(), owner, merged.Spec)
+	build := build()
+	if build.Profiles, err = installer(kube).Profiles(ctx, owner.Namespace); err != nil {
+		return nil, err
+	}
+	return lifecycle.Render(build, owner, merged.Spec)
 }
 
 // owner is whose installation is meant.

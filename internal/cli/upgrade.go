@@ -19,7 +19,7 @@ func upgradeCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			problems, err := installer(kube).Precheck(cmd.Context(), images().Version)
+			problems, err := installer(kube).Precheck(cmd.Context(), build().Version)
 			if err != nil {
 				return err
 			}
@@ -31,7 +31,7 @@ func upgradeCommand(g *global) *cobra.Command {
 					return err
 				}
 			}
-			return f.run(cmd, g, fmt.Sprintf("This will bring the mesh to version %s. Proceed?", images().Version))
+			return f.run(cmd, g, fmt.Sprintf("This will bring the mesh to version %s. Proceed?", build().Version))
 		},
 	}
 	f.register(command)

@@ -17,11 +17,13 @@ import (
 // secretName is Istio's name of the self-signed authority's Secret.
 const secretName = "istio-ca-secret"
 
-// LoadOrCreate finds the authority: plugged in under dir (the Secret cacerts mounted), or stored in the namespace's
+// LoadOrCreate finds the authority: plugged in under dir (the Secret cacerts mounted; "" is nowhere), or stored in the namespace's
 // Secret, or made now and stored there. Of two replicas that make one at once, the later reads the earlier's.
 func LoadOrCreate(ctx context.Context, kube kubernetes.Interface, namespace, trustDomain, dir string) (*Authority, error) {
-	if plugged, err := loadPlugged(dir); plugged != nil || err != nil {
-		return plugged, err
+	if dir != "" {
+		if plugged, err := loadPlugged(dir); plugged != nil || err != nil {
+			return plugged, err
+		}
 	}
 	secrets := kube.CoreV1().Secrets(namespace)
 	for range 5 {

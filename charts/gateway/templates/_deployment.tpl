@@ -136,7 +136,7 @@ spec:
         - {name: podinfo, mountPath: /etc/istio/pod}
         - {name: istio-token, mountPath: /var/run/secrets/tokens, readOnly: true}
         - {name: istiod-ca-cert, mountPath: /var/run/secrets/istio}
-        {{- range .gateway.secretVolumes }}
+        {{- range concat .gateway.secretVolumes (.gateway.configVolumes | default list) }}
         - {name: {{ .name }}, mountPath: {{ .mountPath }}, readOnly: true}
         {{- end }}
       volumes:
@@ -161,6 +161,12 @@ spec:
       - name: {{ .name }}
         secret:
           secretName: {{ .secretName }}
+          optional: true
+      {{- end }}
+      {{- range .gateway.configVolumes }}
+      - name: {{ .name }}
+        configMap:
+          name: {{ .configMapName | default .name }}
           optional: true
       {{- end }}
 {{- end -}}

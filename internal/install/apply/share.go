@@ -73,9 +73,11 @@ func handOver(desired, live Object) {
 	})
 	eachWebhook(desired, func(webhook map[string]any) {
 		name, _ := webhook["name"].(string)
-		if answered[name] {
+		switch {
+		case webhook["failurePolicy"] == "Ignore": // it is to fail open for ever
+		case answered[name]:
 			delete(webhook, "failurePolicy")
-		} else {
+		default:
 			webhook["failurePolicy"] = "Ignore"
 		}
 		if mark, ok := off[name]; ok {

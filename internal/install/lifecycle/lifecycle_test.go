@@ -29,7 +29,7 @@ import (
 // The tests here run on a real API server. There is no kubelet, so ready plays its part: it says that Deployments are
 // ready.
 
-var testImages = Images{Hub: "docker.io/slipway", Tag: "1.0.0", Version: "1.0.0"}
+var testBuild = Build{Hub: "docker.io/slipway", Tag: "1.0.0", Version: "1.0.0"}
 
 var ctx = context.Background()
 
@@ -39,7 +39,7 @@ func target(t *testing.T, owner Owner, spec string) *Target {
 	if err := yaml.Unmarshal([]byte(spec), &m); err != nil {
 		t.Fatal(err)
 	}
-	made, err := Render(testImages, owner, m)
+	made, err := Render(testBuild, owner, m)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,7 @@ import (
 
 // removalOrder: webhooks first, as one without a server would block pods; then what serves, then what it stood on.
 var removalOrder = map[string]int{
-	"ValidatingWebhookConfiguration": 0, "MutatingWebhookConfiguration": 0, "HorizontalPodAutoscaler": 1,
+	"ValidatingWebhookConfiguration": 0, "MutatingWebhookConfiguration": 0, "ValidatingAdmissionPolicyBinding": 0, "ValidatingAdmissionPolicy": 0, "HorizontalPodAutoscaler": 1,
 	"PodDisruptionBudget": 1, "Deployment": 2, "Service": 3,
 }
 

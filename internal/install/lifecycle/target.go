@@ -52,10 +52,13 @@ func ownerOf(object apply.Object) Owner {
 // owns says whether an object carries the owner's labels.
 func (o Owner) owns(object apply.Object) bool { return ownerOf(object) == o }
 
-// Images is where this build's images are.
-type Images struct {
+// Build is what an operator or CLI brings to an installation beside the spec.
+type Build struct {
+	// Hub and Tag are where its images are.
 	Hub, Tag string
 	Version  string
+	// Profiles are the user's own, by name.
+	Profiles map[string][]byte
 }
 
 // Target is what is to be installed for an owner.
@@ -71,15 +74,14 @@ type Target struct {
 
 // Render renders a resource's spec for its owner. The control plane's namespace is the resource's where the spec does
 // not say another.
-func Render(images Images, owner Owner, spec map[string]any) (*Target, error) {
-	options := manifest.Options{Hub: images.Hub, Tag: images.Tag, Version: images.Version, Owner: owner.Name, OwnerNamespace: owner.Namespace}
-	own := manifest.Layer{Name: owner.String(), Spec: spec}
-	place := manifest.Layer{Name: "the resource's namespace", Spec: map[string]any{"namespace": owner.Namespace}}
-	manifests, err := manifest.Render(options, place, own)
+func Render(build Build, owner Owner, spec map[string]any) (*Target, error) {
+	options := manifest.Options{Hub: build.Hub, Tag: build.Tag, Version: build.Version, Profiles: build.Profiles,
+		Owner: owner.Name, OwnerNamespace: owner.Namespace, Namespace: owner.Namespace}
+	manifests, err := manifest.Render(options, manifest.Layer{Name: owner.String(), Spec: spec})
 	if err != nil {
 		return nil, err
 	}
-	target := &Target{Owner: owner, Spec: spec, Version: images.Version, Revision: manifests.Typed.RevisionName(), Components: manifests.Components}
+	target := &Target{Owner: owner, Spec: spec, Version: build.Version, Revision: manifests.Typed.RevisionName(), Components: manifests.Components}
 	if manifests.Typed.Lifecycle != nil {
 		target.Lifecycle = *manifests.Typed.Lifecycle
 	}

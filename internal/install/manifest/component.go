@@ -60,7 +60,7 @@ func componentsOf(spec *v1alpha1.IstioOperatorSpec, namespace string) ([]compone
 		{"spec.components.istiodRemote", all.IstiodRemote, "a remote control plane"},
 	} {
 		if missing.spec != nil && missing.spec.Enabled != nil && *missing.spec.Enabled {
-			return nil, &Error{Path: missing.path + ".enabled", Err: fmt.Errorf("%s is not part of Slipway yet; set it to false", missing.what)}
+			return nil, &Error{Path: missing.path + ".enabled", Err: fmt.Errorf("%s is not part of Slipway yet%s; set it to false", missing.what, because(spec))}
 		}
 	}
 	istiod := "istiod"
@@ -88,6 +88,14 @@ func componentsOf(spec *v1alpha1.IstioOperatorSpec, namespace string) ([]compone
 		return nil, &Error{Path: "spec.components.base.k8s", Err: fmt.Errorf("base has no workload; only overlays can be set")}
 	}
 	return list, nil
+}
+
+// because names the profile where it may be that which asks for a component.
+func because(spec *v1alpha1.IstioOperatorSpec) string {
+	if spec.Profile == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (the profile is %s)", spec.Profile)
 }
 
 func newComponent(k kind, instance, namespace string, spec *v1alpha1.ComponentSpec, path string) component {

@@ -21,26 +21,28 @@ type Layer struct {
 }
 
 // profileLayers returns the layers of a profile: the default one and, where another is asked for, that one.
-// A name with a path separator is a file. dir, if not nil, holds profiles in place of the built-in ones.
-func profileLayers(dir fs.FS, name string) ([]Layer, error) {
+// A name with a path separator is a file. The user's own come first; dir, if not nil, holds profiles in place of the
+// built-in ones.
+func profileLayers(own map[string][]byte, dir fs.FS, name string) ([]Layer, error) {
 	if name == "" {
 		name = profiles.Default
 	}
-	base, err := loadProfile(dir, profiles.Default)
+	base, err := loadProfile(nil, dir, profiles.Default)
 	if err != nil || name == profiles.Default {
 		return []Layer{base}, err
 	}
-	chosen, err := loadProfile(dir, name)
+	chosen, err := loadProfile(own, dir, name)
 	if err != nil {
 		return nil, &Error{Path: "spec.profile", Err: err}
 	}
 	return []Layer{base, chosen}, nil
 }
 
-func loadProfile(dir fs.FS, name string) (Layer, error) {
-	var text []byte
+func loadProfile(own map[string][]byte, dir fs.FS, name string) (Layer, error) {
+	text, ours := own[name]
 	var err error
 	switch {
+	case ours:
 	case strings.ContainsRune(name, filepath.Separator):
 		text, err = os.ReadFile(name)
 	case dir != nil:

@@ -24,6 +24,10 @@ type Options struct {
 	Version  string // of the build, put on objects as operator.istio.io/version
 	// Owner and OwnerNamespace name the IstioOperator resource; empty for the CLI without one.
 	Owner, OwnerNamespace string
+	// Namespace is where the control plane goes if no layer says; empty is istio-system.
+	Namespace string
+	// Profiles are profiles beside the built-in ones, by name.
+	Profiles map[string][]byte
 }
 
 // Manifests is what an IstioOperator means.
@@ -67,12 +71,33 @@ func Resolve(options Options, layers ...Layer) (Merged, error) {
 	if packagePath != "" {
 		dir = os.DirFS(filepath.Join(packagePath, "profiles"))
 	}
-	all, err := profileLayers(dir, profile)
+	all, err := profileLayers(options.Profiles, dir, profile)
 	if err != nil {
 		return Merged{}, err
 	}
 	build := Layer{Name: "build", Spec: map[string]any{"hub": options.Hub, "tag": options.Tag}}
-	return Merge(append(append(all, build), layers...)...)
+	if options.Namespace != "" {
+		build.Spec["namespace"] = options.Namespace
+	}
+	return Merge(append(append(all, build), withNamespace(layers)...)...)
+}
+
+// withNamespace reads values.global.istioNamespace as the namespace where no layer says one: so it was written before
+// there was spec.namespace.
+func withNamespace(layers []Layer) []Layer {
+	var old Layer
+	for _, layer := range layers {
+		if _, said := layer.Spec["namespace"]; said {
+			return layers
+		}
+		if namespace, ok := lookup(layer.Spec, "values.global.istioNamespace").(string); ok {
+			old = Layer{Name: layer.Name, Spec: map[string]any{"namespace": namespace}}
+		}
+	}
+	if old.Spec == nil {
+		return layers
+	}
+	return append(append([]Layer{}, layers...), old)
 }
 
 // Render turns the user's layers into objects. Errors of the type *Error name the field that is wrong.

@@ -2,6 +2,7 @@ package manifest
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -16,7 +17,17 @@ func decode(spec map[string]any) (*v1alpha1.IstioOperatorSpec, error) {
 	if err := strictDecode(spec, out); err != nil {
 		return nil, err
 	}
-	return out, nil
+	var all []error
+	if values, ok := spec["values"].(map[string]any); ok {
+		all = append(all, checkValues(values))
+		if config, ok := values["meshConfig"].(map[string]any); ok {
+			all = append(all, checkMeshConfig("spec.values.meshConfig", config))
+		}
+	}
+	if config, ok := spec["meshConfig"].(map[string]any); ok {
+		all = append(all, checkMeshConfig("spec.meshConfig", config))
+	}
+	return out, errors.Join(all...)
 }
 
 // helmValues computes what the chart of one component is given. Later lines win:

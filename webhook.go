@@ -1,0 +1,79 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"log/slog"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/client-go/kubernetes"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+
+	"github.com/slipway-mesh/slipway/controllers"
+	"github.com/slipway-mesh/slipway/internal/identity"
+)
+
+// webhookName is that of the ValidatingWebhookConfiguration and of the Service, as the chart says.
+const webhookName = "istio-operator"
+
+// webhookLook is how often the configuration is looked at: somebody may have applied it again without our bundle.
+const webhookLook = 30 * time.Second
+
+// authority is who issues the webhook's certificate: all replicas share it, so that one bundle does for them.
+func authority(ctx context.Context, config *ctrl.Options, o options) (*identity.Authority, error) {
+	kube, err := kubernetes.NewForConfig(ctrl.GetConfigOrDie())
+	if err != nil {
+		return nil, err
+	}
+	made, err := identity.LoadOrCreate(ctx, kube, o.leaderNamespace, "cluster.local", "")
+	if err != nil {
+		return nil, fmt.Errorf("the webhook's authority: %w", err)
+	}
+	name := webhookName + "." + o.leaderNamespace + ".svc"
+	serving := &identity.Serving{Authority: made, Names: []string{name, name + ".cluster.local"}}
+	config.WebhookServer = webhook.NewServer(webhook.Options{Port: o.webhookPort, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+		c.GetCertificate = serving.Certificate
+	}}})
+	return made, nil
+}
+
+// addWebhook serves the validation of IstioOperators, and lets the API server trust it.
+func addWebhook(m ctrl.Manager, direct client.Client, validator *controllers.Validator, bundle []byte) error {
+	m.GetWebhookServer().Register(controllers.ValidatePath, &admission.Webhook{Handler: validator})
+	return m.Add(manager.RunnableFunc(func(ctx context.Context) error {
+		for {
+			if err := trust(ctx, direct, bundle); err != nil {
+				slog.Warn("webhook: cannot set its bundle", "error", err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(webhookLook):
+			}
+		}
+	}))
+}
+
+// trust sets the bundle that our certificate is trusted by. Without a configuration there is nothing to do: OLM has its
+// own way.
+func trust(ctx context.Context, direct client.Client, bundle []byte) error {
+	config := &admissionv1.ValidatingWebhookConfiguration{}
+	if err := direct.Get(ctx, client.ObjectKey{Name: webhookName}, config); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	before := config.DeepCopy()
+	for k := range config.Webhooks {
+		config.Webhooks[k].ClientConfig.CABundle = bundle
+	}
+	if len(config.Webhooks) == 0 || bytes.Equal(before.Webhooks[0].ClientConfig.CABundle, bundle) {
+		return nil
+	}
+	return direct.Patch(ctx, config, client.MergeFrom(before), client.FieldOwner("istio-operator-webhook"))
+}
