@@ -119,13 +119,26 @@ func (r *IstioOperatorReconciler) step(ctx context.Context, resource *v1alpha1.I
 		}
 		status.Attempt = &attempt
 	}
+	again := pollInterval
+	if healthy {
+		again = resyncInterval
+		if workloads := target.Lifecycle.Workloads; workloads != nil {
+			status.Workloads, again, err = r.workloads(ctx, installer, *workloads)
+		}
+	}
 	if err := errors.Join(err, r.writeStatus(ctx, resource, status)); err != nil {
 		return ctrl.Result{}, err // tried again with backoff
 	}
-	if healthy {
-		return ctrl.Result{RequeueAfter: resyncInterval}, nil
+	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// workloads restarts what has stale sidecars, as far as it is asked for, and says when to look again.
+func (r *IstioOperatorReconciler) workloads(ctx context.Context, installer lifecycle.Installer, spec v1alpha1.WorkloadsSpec) (*v1alpha1.WorkloadsStatus, time.Duration, error) {
+	restart, err := installer.Restart(ctx, spec, time.Now())
+	if err != nil {
+		return nil, 0, err
 	}
-	return ctrl.Result{RequeueAfter: pollInterval}, nil
+	return workloadsStatus(restart), workloadsInterval(restart), nil
 }
 
 // giveUp turns the attempt to the last good installation, if there is one that is another.

@@ -15,6 +15,8 @@ type LifecycleSpec struct {
 	Drift    *DriftSpec    `json:"drift,omitempty"`
 	Rollback *RollbackSpec `json:"rollback,omitempty"`
 	Removal  *RemovalSpec  `json:"removal,omitempty"`
+	// Workloads says what becomes of workloads whose sidecars are of another revision or configuration than they ask for.
+	Workloads *WorkloadsSpec `json:"workloads,omitempty"`
 	// HistoryLimit is how many of the last good installations are kept; 5 if it is not set.
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=50
@@ -68,4 +70,23 @@ const (
 	RemovalWarn  = "Warn"
 	RemovalBlock = "Block"
 	RemovalForce = "Force"
+)
+
+// WorkloadsSpec says how workloads get new sidecars. A workload with the annotation install.operator.istio.io/restart set
+// to "false" is left alone.
+type WorkloadsSpec struct {
+	// Restart Never, the default, counts them in status; Stale restarts them, batch by batch.
+	// +kubebuilder:validation:Enum=Never;Stale
+	Restart string `json:"restart,omitempty"`
+	// BatchSize is how many workloads restart at a time; 1 if it is not set.
+	// +kubebuilder:validation:Minimum=1
+	BatchSize *int32 `json:"batchSize,omitempty"`
+	// Timeout is how long a workload may take to become ready again before all stops; 10m if it is not set.
+	Timeout *metav1.Duration `json:"timeout,omitempty"`
+}
+
+// The restart policies.
+const (
+	RestartNever = "Never"
+	RestartStale = "Stale"
 )

@@ -42,6 +42,8 @@ type IstioOperatorStatus struct {
 	Drift []DriftStatus `json:"drift,omitempty"`
 	// Plan is what the last edit would change, in the mode Plan.
 	Plan *PlanStatus `json:"plan,omitempty"`
+	// Workloads counts those with stale sidecars, where spec.lifecycle.workloads is set.
+	Workloads *WorkloadsStatus `json:"workloads,omitempty"`
 	// Attempt is the edit or upgrade that is on its way, or that was given up.
 	Attempt *AttemptStatus `json:"attempt,omitempty"`
 }
@@ -64,6 +66,18 @@ type PlanStatus struct {
 	Changes []string `json:"changes,omitempty"`
 	// Restarts lists the workloads whose pods are replaced.
 	Restarts []string `json:"restarts,omitempty"`
+}
+
+// WorkloadsStatus is how far the sidecars are what their workloads ask for. Each list names at most 20 workloads.
+type WorkloadsStatus struct {
+	// Current and Stale count workloads.
+	Current int32 `json:"current"`
+	Stale   int32 `json:"stale"`
+	// Restarting are on their way; Waiting may not be restarted now, and say why; Failed did not become ready in time,
+	// and stop the rest.
+	Restarting []string `json:"restarting,omitempty"`
+	Waiting    []string `json:"waiting,omitempty"`
+	Failed     []string `json:"failed,omitempty"`
 }
 
 // AttemptStatus is an edit or upgrade on its way to health.

@@ -31,6 +31,8 @@ func (c Cluster) Unready(ctx context.Context, objects []Object) ([]Health, error
 		switch object.GetKind() {
 		case "Deployment":
 			health, err = c.deploymentHealth(ctx, object)
+		case "StatefulSet", "DaemonSet":
+			health, err = c.setHealth(ctx, object)
 		case crd:
 			health, err = c.crdHealth(ctx, object)
 		}
@@ -68,6 +70,37 @@ func (c Cluster) deploymentHealth(ctx context.Context, object Object) (*Health, 
 		return c.podHealth(ctx, deployment, fmt.Sprintf("%d replicas of the last version are still there", status.Replicas-status.UpdatedReplicas))
 	case status.AvailableReplicas < want:
 		return c.podHealth(ctx, deployment, fmt.Sprintf("%d of %d replicas are ready", status.AvailableReplicas, want))
+	}
+	return nil, nil
+}
+
+// setHealth reads the status of a StatefulSet or a DaemonSet, whose fields differ in name only.
+func (c Cluster) setHealth(ctx context.Context, object Object) (*Health, error) {
+	live, err := c.live(ctx, RefOf(object))
+	if err != nil {
+		return nil, err
+	}
+	if live == nil {
+		return &Health{Reason: "is not there"}, nil
+	}
+	number := func(otherwise int64, path ...string) int64 {
+		if n, ok, err := unstructured.NestedInt64(live.Object, path...); ok && err == nil {
+			return n
+		}
+		return otherwise
+	}
+	want, updated, available := number(1, "spec", "replicas"), number(0, "status", "updatedReplicas"), number(0, "status", "availableReplicas")
+	if live.GetKind() == "DaemonSet" {
+		want = number(0, "status", "desiredNumberScheduled")
+		updated, available = number(0, "status", "updatedNumberScheduled"), number(0, "status", "numberAvailable")
+	}
+	switch {
+	case number(0, "status", "observedGeneration") < live.GetGeneration():
+		return &Health{Reason: "its last change is not observed yet"}, nil
+	case updated < want:
+		return &Health{Reason: fmt.Sprintf("%d of %d pods are updated", updated, want)}, nil
+	case available < want:
+		return &Health{Reason: fmt.Sprintf("%d of %d pods are ready", available, want)}, nil
 	}
 	return nil, nil
 }

@@ -33,6 +33,9 @@ func (r Ref) String() string {
 	return r.Kind + " " + r.Namespace + "/" + r.Name
 }
 
+// APIVersion is such as apps/v1.
+func (r Ref) APIVersion() string { return r.gvk().GroupVersion().String() }
+
 func (r Ref) gvk() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: r.Group, Version: r.Version, Kind: r.Kind}
 }

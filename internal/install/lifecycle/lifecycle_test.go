@@ -208,6 +208,7 @@ func TestLifecycle(t *testing.T) {
 		{"owners do not take from each other", owners},
 		{"the history goes back", history},
 		{"tags", tags},
+		{"stale workloads restart in batches", staleWorkloads},
 		{"killed at any write it comes to the same end", crashPoints},
 	} {
 		if !t.Run(test.name, func(t *testing.T) { test.run(t, server) }) {

@@ -3,6 +3,8 @@
 package inject
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 
@@ -23,11 +25,15 @@ type Config struct {
 	Values map[string]any `json:"-"`
 	// Mesh is MeshConfig as it is written.
 	Mesh map[string]any `json:"-"`
+	// Version identifies config and values: a pod whose status has another one was injected by an older configuration.
+	// It is the first 16 digits of the SHA-256 of both texts with a newline between.
+	Version string `json:"-"`
 }
 
 // ParseConfig reads the ConfigMaps' texts.
 func ParseConfig(config, values, mesh string) (*Config, error) {
-	out := &Config{}
+	sum := sha256.Sum256([]byte(config + "\n" + values))
+	out := &Config{Version: hex.EncodeToString(sum[:8])}
 	if err := yaml.Unmarshal([]byte(config), out); err != nil {
 		return nil, fmt.Errorf("read the injector's config: %w", err)
 	}

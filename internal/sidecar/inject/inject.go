@@ -43,6 +43,7 @@ type status struct {
 	Volumes          []string `json:"volumes"`
 	ImagePullSecrets []string `json:"imagePullSecrets"`
 	Revision         string   `json:"revision"`
+	Version          string   `json:"version,omitempty"` // of the configuration, see Config
 }
 
 // Pod returns the pod with its proxy. A pod that has one gets a new one in its place. The given pod is not changed.
@@ -72,11 +73,13 @@ func Pod(config *Config, request Request) (*corev1.Pod, error) {
 		setAnnotation(pod, name, value)
 	}
 	metricsAnnotations(pod, config)
-	added, err := json.Marshal(addedTo(before, pod, request.Revision))
+	added := addedTo(before, pod, request.Revision)
+	added.Version = config.Version
+	text, err := json.Marshal(added)
 	if err != nil {
 		return nil, err
 	}
-	setAnnotation(pod, keyStatus, string(added))
+	setAnnotation(pod, keyStatus, string(text))
 	return pod, nil
 }
 
