@@ -42,6 +42,8 @@ func TestStory(t *testing.T) {
 		{"L2 default profile becomes healthy", w.defaultProfile},
 		{"L4 the gateway has an address", w.gatewayAddress},
 		{"HorizontalPodAutoscalers see the pods' use", w.autoscalers},
+		{"drift is corrected, and told", w.drift},
+		{"an autoscaler's replicas stay", w.scaling},
 		{"I1 plain and injected deployments", w.kubeInject},
 		{"I2 namespace and pod labels", w.injectionLabels},
 		{"T1 Bookinfo through the gateway", w.bookinfo},
@@ -54,12 +56,16 @@ func TestStory(t *testing.T) {
 		{"T15 Ingress", w.ingress},
 		{"no proxy rejected anything", w.noRejections},
 		{"every proxy is in step", w.proxyStatus},
+		{"plan, diff, verify and explain", w.plan},
 		{"L3 the customised resource", w.customised},
 		{"L4 Istio 1.1's ports", w.oldPorts},
 		{"an image that cannot start is never healthy", w.brokenImage},
+		{"rollback, by hand and by itself", w.rollback},
+		{"canary by revision and tag", w.canary},
 		{"deleting the resource removes all but CRDs", w.remove},
 		{"operator remove", w.operatorRemove},
 		{"install without an operator", w.install},
+		{"L5 a resource takes over", w.takeOver},
 	} {
 		if !t.Run(step.name, step.run) {
 			w.diagnose(t)
