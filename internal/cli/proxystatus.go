@@ -12,14 +12,11 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/slipway-mesh/slipway/internal/debugclient"
 	"github.com/slipway-mesh/slipway/internal/discovery/xds"
 )
-
-// debugPort is where the control plane tells of itself.
-const debugPort = "8080"
 
 func proxyStatusCommand(g *global) *cobra.Command {
 	var output, revision string
@@ -66,7 +63,7 @@ func proxies(ctx context.Context, g *global, revision string) ([]proxyState, err
 	if err != nil {
 		return nil, err
 	}
-	kube, err := kubernetes.NewForConfig(config)
+	asker, err := debugclient.New(config)
 	if err != nil {
 		return nil, err
 	}
@@ -90,9 +87,9 @@ func proxies(ctx context.Context, g *global, revision string) ([]proxyState, err
 			continue
 		}
 		asked++
-		text, err := kube.CoreV1().Pods(pod.Namespace).ProxyGet("http", pod.Name, debugPort, "debug/syncz", nil).DoRaw(ctx)
+		text, err := asker.ControlPlane(ctx, pod.Namespace, pod.Name, "debug/syncz")
 		if err != nil {
-			return nil, fmt.Errorf("ask %s/%s: %w", pod.Namespace, pod.Name, err)
+			return nil, err
 		}
 		var reports []xds.ProxyReport
 		if err := json.Unmarshal(text, &reports); err != nil {

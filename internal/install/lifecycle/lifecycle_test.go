@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	admission "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -487,6 +488,10 @@ func tags(t *testing.T, server *kubetest.Server) {
 	if err := set("prod", "nosuch", false); err == nil {
 		t.Error("a tag for a revision that is not there")
 	}
+	if err := set("prod", "default", false); err == nil {
+		t.Error("a tag for an injector that does not answer: pods would start without a sidecar")
+	}
+	answers(t, server.Client)
 	if err := errors.Join(set("prod", "default", false), set("prod", "canary", true)); err != nil {
 		t.Fatal(err)
 	}
@@ -516,6 +521,24 @@ func tags(t *testing.T, server *kubetest.Server) {
 	}
 	remove(t, in, canary)
 	remove(t, in, mesh)
+}
+
+// answers plays the control planes' part: it gives each injector a bundle, and closes it.
+func answers(t *testing.T, kube client.Client) {
+	t.Helper()
+	list := &admission.MutatingWebhookConfigurationList{}
+	if err := kube.List(ctx, list); err != nil {
+		t.Fatal(err)
+	}
+	closed := admission.Fail
+	for k := range list.Items {
+		for w := range list.Items[k].Webhooks {
+			list.Items[k].Webhooks[w].ClientConfig.CABundle, list.Items[k].Webhooks[w].FailurePolicy = []byte("a"), &closed
+		}
+		if err := kube.Update(ctx, &list.Items[k], client.FieldOwner("pilot-discovery")); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 var errKilled = errors.New("killed")

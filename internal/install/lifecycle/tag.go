@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"sort"
 
@@ -9,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -74,13 +76,42 @@ func (i Installer) SetTag(ctx context.Context, o manifest.TagOptions, overwrite 
 	if err := i.tagPossible(ctx, o, overwrite); err != nil {
 		return err
 	}
-	if _, err := i.Cluster.Apply(ctx, []apply.Object{object}, nil); err != nil {
+	if err := i.trusted(ctx, o, object); err != nil {
 		return err
+	}
+	err = i.Cluster.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(object), client.FieldOwner(apply.FieldManager), client.ForceOwnership)
+	if err != nil {
+		return fmt.Errorf("set tag %s: %w", o.Tag, err)
 	}
 	if o.Tag == defaultTag {
 		return i.deactivateDefault(ctx, true)
 	}
 	return nil
+}
+
+// trusted gives the tag's webhooks the bundle that the revision's own have. Without one nobody would answer for a while,
+// and pods that start then would have no sidecar.
+func (i Installer) trusted(ctx context.Context, o manifest.TagOptions, object apply.Object) error {
+	list := &admission.MutatingWebhookConfigurationList{}
+	err := i.Cluster.Client.List(ctx, list, client.MatchingLabels{"app": "sidecar-injector", manifest.LabelRevision: o.Revision})
+	if err != nil {
+		return fmt.Errorf("list injectors: %w", err)
+	}
+	for k := range list.Items {
+		config := &list.Items[k]
+		if config.Labels[manifest.LabelTag] != "" || len(config.Webhooks) == 0 || len(config.Webhooks[0].ClientConfig.CABundle) == 0 {
+			continue
+		}
+		bundle := base64.StdEncoding.EncodeToString(config.Webhooks[0].ClientConfig.CABundle)
+		webhooks, _, _ := unstructured.NestedSlice(object.Object, "webhooks")
+		for _, webhook := range webhooks {
+			if err := unstructured.SetNestedField(webhook.(map[string]any), bundle, "clientConfig", "caBundle"); err != nil {
+				return err
+			}
+		}
+		return unstructured.SetNestedSlice(object.Object, webhooks, "webhooks")
+	}
+	return fmt.Errorf("the injector of revision %s does not answer yet: try again when its control plane is ready", o.Revision)
 }
 
 func (i Installer) tagPossible(ctx context.Context, o manifest.TagOptions, overwrite bool) error {
