@@ -56,6 +56,7 @@ func TestStory(t *testing.T) {
 		{"T15 Ingress", w.ingress},
 		{"no proxy rejected anything", w.noRejections},
 		{"every proxy is in step", w.proxyStatus},
+		{"proxy-config and route", w.explained},
 		{"plan, diff, verify and explain", w.plan},
 		{"L3 the customised resource", w.customised},
 		{"L4 Istio 1.1's ports", w.oldPorts},

@@ -123,3 +123,40 @@ func (w *world) ingress(t *testing.T) {
 		}
 	}
 }
+
+// proxyConfig and route tell what a proxy holds, and where a request would go by it.
+func (w *world) explained(t *testing.T) {
+	out := w.slipway(t, "proxy-config", "cluster", "deploy/productpage-v1.default", "--fqdn", "reviews")
+	if !strings.Contains(out, "reviews.default.svc.cluster.local") || !strings.Contains(out, "reviews.default\n") {
+		t.Errorf("proxy-config cluster: %s", out)
+	}
+	for _, part := range []string{"listener", "route", "endpoint", "secret"} {
+		if out := w.slipway(t, "proxy-config", part, "deploy/productpage-v1.default"); strings.Count(out, "\n") < 2 {
+			t.Errorf("proxy-config %s: %s", part, out)
+		}
+	}
+	if out := w.slipway(t, "proxy-config", "secret", "deploy/productpage-v1.default", "-o", "json"); strings.Contains(out, "PRIVATE KEY") {
+		t.Errorf("proxy-config secret tells the key: %s", out)
+	}
+	if out := w.slipway(t, "proxy-config", "log", "deploy/productpage-v1.default", "--level", "http:debug"); !strings.Contains(out, "http: debug") {
+		t.Errorf("proxy-config log: %s", out)
+	}
+	w.mustApply(t, `{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: asked, namespace: default}, spec: {hosts: [reviews], http: [
+  {match: [{headers: {end-user: {exact: jason}}}], route: [{destination: {host: reviews, subset: v2}}]}, {route: [{destination: {host: reviews, subset: v3}}]}]}}`)
+	for header, subset := range map[string]string{"end-user:jason": "v2", "end-user:alice": "v3"} {
+		kubetest.Eventually(t, 20*time.Second, func() error {
+			out := w.slipway(t, "route", "--from", "deploy/productpage-v1.default", "--to", "http://reviews:9080/reviews/1", "-H", header)
+			for _, want := range []string{"virtual-service asked.default", "outbound|9080|" + subset + "|reviews.default.svc.cluster.local", "destination-rule reviews.default", "endpoint"} {
+				if !strings.Contains(out, want) {
+					return fmt.Errorf("route for %s does not say %s:\n%s", header, want, out)
+				}
+			}
+			return nil
+		})
+	}
+	w.kubectl(t, "delete", "virtualservice", "-n", "default", "asked")
+	out = w.slipway(t, "route", "--gateway", "--from", "deploy/istio-ingressgateway.istio-system", "--to", "http://"+w.address(t)+"/productpage")
+	if !strings.Contains(out, "virtual-service bookinfo.default") || !strings.Contains(out, "productpage.default.svc.cluster.local") {
+		t.Errorf("route at the gateway: %s", out)
+	}
+}

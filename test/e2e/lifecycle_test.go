@@ -178,10 +178,27 @@ func (w *world) canary(t *testing.T) {
 	w.slipway(t, "verify-install")
 }
 
-// revisions are those of the running sidecars in the default namespace.
+// revisions are those of the sidecars in the default namespace, without those that are on their way out.
 func (w *world) revisions(t *testing.T) string {
-	return w.kubectl(t, "get", "pods", "-n", "default", "-l", "security.istio.io/tlsMode", "--field-selector=status.phase=Running", "-o",
-		`jsonpath={range .items[?(!@.metadata.deletionTimestamp)]}{.metadata.annotations.istio\.io/rev} {end}`)
+	t.Helper()
+	var pods struct {
+		Items []struct {
+			Metadata struct {
+				Annotations       map[string]string
+				DeletionTimestamp string
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(w.kubectl(t, "get", "pods", "-n", "default", "-l", "security.istio.io/tlsMode", "-o", "json")), &pods); err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]int{}
+	for _, pod := range pods.Items {
+		if pod.Metadata.DeletionTimestamp == "" {
+			found[pod.Metadata.Annotations["istio.io/rev"]]++
+		}
+	}
+	return fmt.Sprint(found)
 }
 
 func (w *world) phase(t *testing.T, name, want string) {
@@ -202,6 +219,7 @@ func (w *world) keepAsking(t *testing.T) (stop func() (asked, failed int64)) {
 	var asked, failed atomic.Int64
 	var ending atomic.Bool
 	done := make(chan struct{})
+	t.Cleanup(func() { ending.Store(true); <-done })
 	go func() {
 		defer close(done)
 		for !ending.Load() {
