@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/slipway-mesh/slipway/test/kubetest"
 )
 
 // metric adds up the series of a metric that a pod's agent tells of and that have all of some labels.
