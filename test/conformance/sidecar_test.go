@@ -75,6 +75,7 @@ func peer(m *mesh) (string, error) {
 const clientIdentity = "URI=spiffe://cluster.local/ns/default/sa/client"
 
 var sidecarFeatures = []feature{
+	{name: "C1 converted RouteRules", with: converted(routeRules), check: both(times(6, served("v2", reviewsIP+":80", "reviews", "/", "cookie", "user=jason")), times(6, served("v1", reviewsIP+":80", "reviews", "/")))},
 	{name: "HTTP by port name", proves: "Service.spec.ports.name", with: forMesh(httpToV2), check: times(8, served("v2", reviewsIP+":80", "reviews", "/"))},
 	{name: "HTTP by appProtocol, before the port's name", proves: "Service.spec.ports.appProtocol", with: forMesh(httpToV2), check: times(8, served("v2", reviewsIP+":8082", "reviews:8082", "/"))},
 	{name: "HTTP on an unnamed port is found out", proves: "Service.spec.ports", with: forMesh(httpToV2), check: times(8, served("v2", reviewsIP+":9001", "reviews:9001", "/"))},

@@ -157,7 +157,9 @@ func (w *world) canary(t *testing.T) {
 	if got := w.revisions(t); strings.Contains(got, "default") || !strings.Contains(got, "canary") {
 		t.Errorf("the sidecars are of %s", got)
 	}
-	w.noRejections(t)
+	if out := w.slipway(t, "proxy-status"); strings.Contains(out, "REJECTED") || strings.Count(out, "istiod-canary") < 6 {
+		t.Errorf("proxy-status of both control planes:\n%s", out)
+	}
 	w.slipway(t, "tag", "set", "prod", "--revision", "default", "--overwrite")
 	out := w.slipway(t, "x", "workloads", "restart", "--batch-size", "3") // this time by hand
 	if got := w.revisions(t); strings.Contains(got, "canary") {
@@ -171,7 +173,7 @@ func (w *world) canary(t *testing.T) {
 	w.kubectl(t, "delete", "iop", "-n", "istio-system", "canary", "--timeout=60s")
 	w.kubectl(t, "label", "namespace", "default", "istio-injection=enabled", "istio.io/rev-")
 	w.slipway(t, "tag", "remove", "prod", "-y")
-	if left := w.kubectl(t, "get", "deployment,service,mutatingwebhookconfiguration", "-A", "-o", "name"); strings.Contains(left, "canary") || strings.Contains(left, "prod") {
+	if left := w.kubectl(t, "get", "deployment,service,mutatingwebhookconfiguration", "-A", "-o", "name"); strings.Contains(left, "canary") || strings.Contains(left, "revision-tag") {
 		t.Errorf("left of the canary: %s", left)
 	}
 	w.healthy(t)
