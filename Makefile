@@ -41,7 +41,8 @@ test-long: ## fuzzing
 	go test -run '^$$' -fuzz FuzzParseSet -fuzztime 60s ./internal/install/manifest
 
 .PHONY: bench
-bench: ## benchmarks of the pure steps
+bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid
+	go test -tags bench -count=1 -timeout 60m -run TestBench -v ./test/bench
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
 .PHONY: lint

@@ -88,6 +88,14 @@ func (p *plane) serveHTTP(ctx context.Context) error {
 	})
 	mux.HandleFunc("GET /debug/syncz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Server.Report()) })
 	mux.HandleFunc("GET /debug/rejections", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Server.Quarantine.List()) })
+	mux.HandleFunc("GET /debug/reach/{kind}/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
+		reach, known := p.engine.Reach(r.PathValue("kind"), r.PathValue("namespace"), r.PathValue("name"))
+		if !known {
+			http.Error(w, "the object is not known", http.StatusNotFound)
+			return
+		}
+		writeJSON(w, reach)
+	})
 	mux.HandleFunc("GET /debug/problems", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Problems()) })
 	return serve(ctx, &http.Server{Addr: p.options.httpAddress, Handler: mux})
 }

@@ -11,8 +11,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipway-mesh/slipway/internal/debugclient"
 	"github.com/slipway-mesh/slipway/internal/discovery/xds"
@@ -67,26 +65,13 @@ func proxies(ctx context.Context, g *global, revision string) ([]proxyState, err
 	if err != nil {
 		return nil, err
 	}
-	c, err := g.client()
+	pods, err := controlPlanePods(ctx, g, revision)
 	if err != nil {
 		return nil, err
 	}
-	labels := client.MatchingLabels{"app": "istiod"}
-	if revision != "" {
-		labels["istio.io/rev"] = revision
-	}
-	pods := &corev1.PodList{}
-	if err := c.List(ctx, pods, client.InNamespace(g.istioNamespace), labels); err != nil {
-		return nil, err
-	}
 	var out []proxyState
-	asked := 0
-	for i := range pods.Items {
-		pod := &pods.Items[i]
-		if pod.Status.Phase != corev1.PodRunning {
-			continue
-		}
-		asked++
+	for i := range pods {
+		pod := &pods[i]
 		text, err := asker.ControlPlane(ctx, pod.Namespace, pod.Name, "debug/syncz")
 		if err != nil {
 			return nil, err
@@ -98,9 +83,6 @@ func proxies(ctx context.Context, g *global, revision string) ([]proxyState, err
 		for _, r := range reports {
 			out = append(out, proxyState{r, pod.Name})
 		}
-	}
-	if asked == 0 {
-		return nil, fmt.Errorf("no control plane runs in namespace %s; use -i for another", g.istioNamespace)
 	}
 	slices.SortFunc(out, func(a, b proxyState) int { return strings.Compare(a.name(), b.name()) })
 	return out, nil

@@ -30,6 +30,7 @@ type Engine struct {
 	state   atomic.Pointer[resolve.State]
 	start   resolve.Options
 	update  prometheus.Histogram
+	reach   steps
 }
 
 // NewEngine prepares the line; nothing is read before Run.
@@ -70,10 +71,11 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.source.Synced(ctx); err != nil {
 		return err
 	}
-	state, dirty := resolve.Next(resolve.Start(e.start), e.queue.Take())
+	changes := e.queue.Take()
+	state, dirty := resolve.Next(resolve.Start(e.start), changes)
 	dirty.All = true
 	e.state.Store(state)
-	e.Server.Update(state.World, dirty)
+	e.reach.note(changes, e.Server.Update(state.World, dirty))
 	e.wantKeys(ctx, nil)
 	slog.Info("the mesh is known", "services", state.World.Services.Len(), "problems", len(state.Problems()))
 	for {
@@ -112,10 +114,23 @@ func (e *Engine) step() {
 	began := time.Now()
 	state, dirty := resolve.Next(e.state.Load(), changes)
 	e.state.Store(state)
+	step := uint64(0) // what changes nothing has reached everybody
 	if !dirty.Empty() {
-		e.Server.Update(state.World, dirty)
+		step = e.Server.Update(state.World, dirty)
 	}
+	e.reach.note(changes, step)
 	e.update.Observe(time.Since(began).Seconds())
+}
+
+// Reach says which version of an object is known, and how many of the connected proxies hold what it made; false if the
+// object is not known.
+func (e *Engine) Reach(kind, namespace, name string) (Reach, bool) {
+	at, known := e.reach.of(kind, namespace, name)
+	if !known {
+		return Reach{}, false
+	}
+	reached, of := e.Server.Reach(at.step)
+	return Reach{ResourceVersion: at.version, Reached: reached, Of: of}, true
 }
 
 // State is what is known of the mesh; nil before everything was read.

@@ -156,6 +156,12 @@ func (w *world) explained(t *testing.T) {
 			return nil
 		})
 	}
+	if out := w.slipway(t, "wait", "virtualservice", "asked.default"); !regexp.MustCompile(`has reached (\d+) of (\d+) proxies\n$`).MatchString(out) {
+		t.Errorf("wait: %s", out)
+	}
+	if out, err := w.try(time.Minute, "", "bin/slipway", "wait", "virtualservice", "nosuch.default", "--timeout", "2s"); err == nil {
+		t.Errorf("wait for what is not there: %s", out)
+	}
 	w.kubectl(t, "delete", "virtualservice", "-n", "default", "asked")
 	out = w.slipway(t, "route", "--gateway", "--from", "deploy/istio-ingressgateway.istio-system", "--to", "http://"+w.address(t)+"/productpage")
 	if !strings.Contains(out, "virtual-service bookinfo.default") || !strings.Contains(out, "productpage.default.svc.cluster.local") {

@@ -257,9 +257,12 @@ func (w *world) takeOver(t *testing.T) {
 		t.Errorf("history of the only owner: %s", out)
 	}
 	w.slipway(t, "uninstall", "--purge", "-y")
-	if left := w.kubectl(t, "get", "crd", "-o", "name"); strings.Contains(left, "istio.io") {
-		t.Errorf("CRDs left after --purge: %s", left)
-	}
+	kubetest.Eventually(t, 20*time.Second, func() error { // the API server deletes a CRD's objects first
+		if left := w.kubectl(t, "get", "crd", "-o", "name"); strings.Contains(left, "istio.io") {
+			return fmt.Errorf("CRDs left after --purge: %s", left)
+		}
+		return nil
+	})
 	if left := w.kubectl(t, "get", "deployments,services,configmaps", "-n", "istio-system", "-o", "name"); strings.Contains(left, "istio") {
 		t.Errorf("left after --purge: %s", left)
 	}

@@ -264,6 +264,10 @@ func (c *client) check(state *resolve.State, at string) {
 			c.t.Fatalf("%s: %s (-wanted +held):\n%s\nthe stream: %s", at, shortNames[i], diff, c.stream)
 		}
 	}
+	c.stream.noteStep()
+	if done, now := c.stream.done.Load(), c.stream.target.Load().step; done != now {
+		c.t.Fatalf("%s: all is held, and step %d is not noted: %d\nthe stream: %s", at, now, done, c.stream)
+	}
 }
 
 // emptyServer serves a mesh in which there is nothing yet.

@@ -143,15 +143,13 @@ func (s *stream) withFresh(i int, t *typeState, now []*envoy.Section, out []*env
 	for name := range t.fresh {
 		if r, there := get(now, name); there {
 			out = append(out, r)
-			delete(t.fresh, name)
 		} else if i == endpointIndex {
 			t.absent = append(t.absent, name)
-			delete(t.fresh, name)
 		} else if i == routeIndex {
 			t.doomed[name] = true // say that it is not there; if it comes, it is sent
-			delete(t.fresh, name)
 		}
 	}
+	clear(t.fresh)
 	return out
 }
 

@@ -34,6 +34,7 @@ type Server struct {
 
 	mu       sync.Mutex
 	world    *world.World
+	step     uint64 // how many worlds there were
 	scopes   map[scope.Key]*class
 	memo     *envoy.Memo
 	inbounds map[string]*inboundClass
@@ -61,11 +62,13 @@ type endpoint struct {
 	authenticator Authenticator
 }
 
-// Update brings every live view to a newer world, and wakes the streams whose view changed.
-func (s *Server) Update(w *world.World, dirty world.Dirty) {
+// Update brings every live view to a newer world, and wakes the streams whose view changed. It returns the number of the
+// step, for Reach.
+func (s *Server) Update(w *world.World, dirty world.Dirty) (step uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.world = w
+	s.step++
 	s.memo.Step()
 	for _, c := range s.scopes {
 		c.update(w, dirty)
@@ -82,6 +85,7 @@ func (s *Server) Update(w *world.World, dirty world.Dirty) {
 		s.place(st, dirty)
 	}
 	s.ready.Store(true)
+	return s.step
 }
 
 // place computes a stream's target anew and wakes it if that differs.
@@ -99,7 +103,7 @@ func (s *Server) place(st *stream, dirty world.Dirty) {
 
 func (s *Server) targetOf(st *stream) *target {
 	c := st.class
-	t := &target{parts: [typeCount][]*envoy.Section{
+	t := &target{step: s.step, parts: [typeCount][]*envoy.Section{
 		clusterIndex:  {c.outbound.Clusters()},
 		endpointIndex: {c.outbound.Endpoints()},
 	}}

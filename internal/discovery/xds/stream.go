@@ -25,6 +25,7 @@ type stream struct {
 	since  time.Time
 	target atomic.Pointer[target]
 	awake  chan struct{}
+	done   atomic.Uint64 // the step of the last target that was wholly acknowledged
 
 	types    [typeCount]*typeState
 	warming  map[string]bool // clusters sent whose endpoints are not acknowledged yet
@@ -134,6 +135,7 @@ func (s *stream) loop(requests <-chan *discovery.DeltaDiscoveryRequest, failed <
 		if err != nil {
 			return err
 		}
+		s.noteStep()
 	}
 }
 

@@ -27,6 +27,7 @@ func indexOf(typeURL string) (int, bool) {
 
 // target is what a stream is to be sent: for each type the sections that together are its resources. It is immutable.
 type target struct {
+	step    uint64 // of the world that it was first computed of
 	parts   [typeCount][]*envoy.Section
 	hostsOf func(table string) []*envoy.Resource
 }

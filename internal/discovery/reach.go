@@ -1,0 +1,61 @@
+package discovery
+
+import (
+	"sync"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
+)
+
+// Reach is how far an object has come.
+type Reach struct {
+	// ResourceVersion is that of the object that the control plane has taken in.
+	ResourceVersion string `json:"resourceVersion"`
+	// Reached of Of connected proxies have acknowledged what it made.
+	Reached int `json:"reached"`
+	Of      int `json:"of"`
+}
+
+// unfollowed are the kinds whose objects come and go by themselves: nobody waits for one.
+var unfollowed = map[string]bool{"Pod": true, "EndpointSlice": true, "Node": true, "Secret": true, "ConfigMap": true}
+
+// steps remembers in which step the control plane took in each object.
+type steps struct {
+	mu sync.Mutex
+	at map[[3]string]stepAt
+}
+
+type stepAt struct {
+	version string
+	step    uint64
+}
+
+func (s *steps) note(changes []source.Change, step uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.at == nil {
+		s.at = map[[3]string]stepAt{}
+	}
+	for _, c := range changes {
+		if unfollowed[c.Kind] {
+			continue
+		}
+		key := [3]string{c.Kind, c.Namespace, c.Name}
+		versioned, ok := c.Object.(interface{ GetResourceVersion() string })
+		if !ok {
+			delete(s.at, key)
+			continue
+		}
+		at := stepAt{version: versioned.GetResourceVersion(), step: step}
+		if last, known := s.at[key]; known && step == 0 {
+			at.step = last.step // its last change may still be on its way
+		}
+		s.at[key] = at
+	}
+}
+
+func (s *steps) of(kind, namespace, name string) (stepAt, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, known := s.at[[3]string{kind, namespace, name}]
+	return at, known
+}
