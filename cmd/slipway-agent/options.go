@@ -15,7 +15,7 @@ import (
 // environment lists the variables that `proxy` reads, beside ISTIO_META_* and ISTIO_METAJSON_*.
 var environment = []string{
 	"POD_NAME", "POD_NAMESPACE", "INSTANCE_IP", "HOST_IP", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "CA_ADDR", "PROXY_CONFIG", "SECRET_TTL",
-	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH",
+	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH", "ISTIO_KUBE_APP_PROBERS", "ISTIO_PROMETHEUS_ANNOTATIONS",
 }
 
 func readEnvironment() map[string]string {

@@ -46,6 +46,7 @@ func TestStory(t *testing.T) {
 		{"an autoscaler's replicas stay", w.scaling},
 		{"I1 plain and injected deployments", w.kubeInject},
 		{"I2 namespace and pod labels", w.injectionLabels},
+		{"probes of pods that take mesh traffic only", w.probes},
 		{"T1 Bookinfo through the gateway", w.bookinfo},
 		{"T2 weights", w.weights},
 		{"T3 header match, edited in place", w.headerMatch},

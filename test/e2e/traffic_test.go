@@ -95,6 +95,21 @@ func (w *world) injectionLabels(t *testing.T) {
 	w.kubectl(t, "delete", "namespace", "labels", "--wait=false")
 }
 
+// probes: the kubelet finds a pod ready that takes mesh traffic only, and one not whose application is not.
+func (w *world) probes(t *testing.T) {
+	w.kubectl(t, "create", "namespace", "probes")
+	w.kubectl(t, "label", "namespace", "probes", "istio-injection=enabled")
+	w.mustApply(t, "{apiVersion: security.istio.io/v1, kind: PeerAuthentication, metadata: {name: default, namespace: probes}, spec: {mtls: {mode: STRICT}}}")
+	probed := func(name, probe string) string {
+		return strings.Replace(podYAML("probes", name, ""), `1.20.3"}`, `1.20.3", readinessProbe: {periodSeconds: 1, `+probe+`}}`, 1)
+	}
+	w.mustApply(t, probed("http", "httpGet: {path: /health, port: 9080}")+probed("tcp", "tcpSocket: {port: 9080}")+probed("bad", "httpGet: {path: /health, port: 9999}"))
+	w.waitReady(t, "probes", "app=http", "2/2")
+	w.waitReady(t, "probes", "app=tcp", "2/2")
+	w.waitReady(t, "probes", "app=bad", "1/2")
+	w.kubectl(t, "delete", "namespace", "probes", "--wait=false")
+}
+
 func (w *world) page(t *testing.T) string { return "http://" + w.address(t) + "/productpage" }
 
 func (w *world) bookinfo(t *testing.T) {

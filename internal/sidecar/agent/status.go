@@ -34,6 +34,9 @@ func serveStatus(ctx context.Context, o Options, s *secrets, e *envoy) error {
 	mux.HandleFunc("GET /stats/prometheus", mergedMetrics(o.self(), o.scrape()))
 	mux.HandleFunc("GET /metrics", mergedMetrics(o.self(), o.scrape()))
 	mux.HandleFunc("GET "+envoyMetrics, o.self().serveEnvoy)
+	application := o.probes().serve(o.Environment["INSTANCE_IP"])
+	mux.HandleFunc("GET /app-health/", application)
+	mux.HandleFunc("GET /app-lifecycle/", application)
 	mux.HandleFunc("POST /drain", local(func(w http.ResponseWriter, r *http.Request) {
 		e.drain(r.Context())
 		fmt.Fprintln(w, "draining")

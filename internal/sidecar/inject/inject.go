@@ -73,6 +73,7 @@ func Pod(config *Config, request Request) (*corev1.Pod, error) {
 		setAnnotation(pod, name, value)
 	}
 	metricsAnnotations(pod, config)
+	rewriteProbes(pod, config)
 	added := addedTo(before, pod, request.Revision)
 	added.Version = config.Version
 	text, err := json.Marshal(added)
@@ -119,6 +120,7 @@ func strip(pod *corev1.Pod) *corev1.Pod {
 		return func(c corev1.Container) bool { return slices.Contains(list, c.Name) }
 	}
 	restoreScrape(pod)
+	restoreProbes(pod)
 	pod.Spec.InitContainers = slices.DeleteFunc(pod.Spec.InitContainers, in(was.InitContainers))
 	pod.Spec.Containers = slices.DeleteFunc(pod.Spec.Containers, in(was.Containers))
 	pod.Spec.Volumes = slices.DeleteFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return slices.Contains(was.Volumes, v.Name) })

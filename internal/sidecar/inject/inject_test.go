@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 func testConfig(t *testing.T) *Config {
@@ -37,9 +38,74 @@ func pods() map[string]*corev1.Pod {
 		"volumes":    {ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"app": "x"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}, Volumes: []corev1.Volume{{Name: "own"}}}},
 		"scraped":    {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9102", "prometheus.io/path": "/m"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
 		"annotated":  {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"traffic.sidecar.istio.io/excludeOutboundPorts": "5432", "prometheus.io/scrape": "false"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
+		"probed":     {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{probed()}}},
 		"two apps":   {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: "other"}}}},
 		"deployment": {ObjectMeta: metav1.ObjectMeta{GenerateName: "d-5d4-", Labels: map[string]string{"pod-template-hash": "5d4"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
 	}
+}
+
+// probed is a container with a question of each kind.
+func probed() corev1.Container {
+	get := func(port intstr.IntOrString, headers ...corev1.HTTPHeader) corev1.ProbeHandler {
+		return corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/health", Port: port, HTTPHeaders: headers}}
+	}
+	return corev1.Container{Name: "app", Image: "app", Ports: []corev1.ContainerPort{{Name: "web", ContainerPort: 80}},
+		ReadinessProbe: &corev1.Probe{ProbeHandler: get(intstr.FromString("web"), corev1.HTTPHeader{Name: "a", Value: "b"}), TimeoutSeconds: 3},
+		LivenessProbe:  &corev1.Probe{ProbeHandler: corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(81)}}},
+		StartupProbe:   &corev1.Probe{ProbeHandler: corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: 82}}},
+		Lifecycle: &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/stop", Port: intstr.FromInt32(80)}},
+			PostStart: &corev1.LifecycleHandler{Exec: &corev1.ExecAction{Command: []string{"true"}}}}}
+}
+
+// TestProbes: the kubelet's questions lead to the agent, which is told what they were. A command stays one, and so does
+// everything where the pod says so.
+func TestProbes(t *testing.T) {
+	config := testConfig(t)
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{probed()}}}
+	injected, err := Pod(config, Request{Pod: pod, Namespace: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := container(injected, "app")
+	for path, got := range map[string]*corev1.HTTPGetAction{"/app-health/app/readyz": app.ReadinessProbe.HTTPGet, "/app-health/app/livez": app.LivenessProbe.HTTPGet,
+		"/app-health/app/startupz": app.StartupProbe.HTTPGet, "/app-lifecycle/app/prestopz": app.Lifecycle.PreStop.HTTPGet} {
+		if got == nil || got.Path != path || got.Port.IntVal != 15020 {
+			t.Errorf("%s: %+v", path, got)
+		}
+	}
+	if app.Lifecycle.PostStart.Exec == nil || app.LivenessProbe.TCPSocket != nil || app.StartupProbe.GRPC != nil {
+		t.Errorf("what is left: %+v", app)
+	}
+	want := `{"/app-health/app/livez":{"tcpSocket":{"port":81}},"/app-health/app/readyz":{"httpGet":{"path":"/health","port":80,"httpHeaders":[{"name":"a","value":"b"}]},"timeoutSeconds":3},` +
+		`"/app-health/app/startupz":{"grpc":{"port":82,"service":null}},"/app-lifecycle/app/prestopz":{"httpGet":{"path":"/stop","port":80}}}`
+	found := ""
+	for _, variable := range container(injected, proxyName).Env {
+		if variable.Name == probersVariable {
+			found = variable.Value
+		}
+	}
+	if diff := cmp.Diff(want, found); diff != "" {
+		t.Error(diff)
+	}
+	pod.Annotations = map[string]string{rewriteAnnotation: "false"}
+	left, err := Pod(config, Request{Pod: pod, Namespace: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(probed(), *container(left, "app")); diff != "" {
+		t.Errorf("a pod that does not want it:\n%s", diff)
+	}
+}
+
+func container(pod *corev1.Pod, name string) *corev1.Container {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if list[i].Name == name {
+				return &list[i]
+			}
+		}
+	}
+	return &corev1.Container{}
 }
 
 // TestInjectTwice: injecting what is injected changes nothing, natively and classically, and from one to the other.
