@@ -21,6 +21,7 @@ import (
 
 	"github.com/slipway-mesh/slipway/internal/discovery"
 	"github.com/slipway-mesh/slipway/internal/discovery/leader"
+	"github.com/slipway-mesh/slipway/internal/discovery/report"
 	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
 	"github.com/slipway-mesh/slipway/internal/identity"
@@ -66,6 +67,10 @@ func run(ctx context.Context, args []string) error {
 		group.Go(func() error { return serve(ctx) })
 	}
 	group.Go(func() error { return p.lead(ctx) })
+	group.Go(func() error {
+		p.reporter.Run(ctx)
+		return nil
+	})
 	return group.Wait()
 }
 
@@ -78,6 +83,7 @@ type plane struct {
 	reviewer  *identity.Reviewer
 	serving   *identity.Serving
 	engine    *discovery.Engine
+	reporter  *report.Reporter
 	injector  *injector
 	resolve   resolve.Options
 }
@@ -104,6 +110,11 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
+	instance, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	p.reporter = &report.Reporter{Dynamic: anyKind, Kube: p.kube, Instance: instance, List: p.rejections}
 	p.resolve = resolve.Options{ClusterID: o.cluster, Domain: o.domain, RootNamespace: o.namespace, MeshConfigMap: "istio" + o.suffix()}
 	watch := source.Options{Kube: p.kube, Istio: mesh, Dynamic: anyKind, Revision: o.revision, Namespace: o.namespace, MeshConfig: p.resolve.MeshConfigMap}
 	if p.engine, err = discovery.NewEngine(watch, p.resolve, p.registry); err != nil {
@@ -134,6 +145,15 @@ func (p *plane) lead(ctx context.Context) error {
 			slog.Error("leader: stopped", "error", err)
 		}
 	})
+}
+
+// rejections are what the proxies of this replica do not take.
+func (p *plane) rejections() []report.Rejection {
+	var out []report.Rejection
+	for _, one := range p.engine.Server.Quarantine.List() {
+		out = append(out, report.Rejection{Owner: one.Owner, Type: one.Type, Name: one.Name, Build: one.Build, Error: one.Error})
+	}
+	return out
 }
 
 func (p *plane) ready() bool { return p.engine.Server.Ready() && p.injector.ready() }

@@ -8,6 +8,10 @@ import (
 	"testing"
 	"time"
 
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
 	"github.com/slipway-mesh/slipway/test/kubetest"
 )
 
@@ -35,6 +39,29 @@ func TestRejection(t *testing.T) {
 		list, err := m.rejected()
 		return orErr(err, expect(len(list) == 1 && strings.HasSuffix(list[0].Owner, "/virtual-service/bad") && list[0].Error != "", "rejected: %+v", list))
 	})
+	told := func(status, reason string) func() error {
+		return func() error {
+			object := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService"}}
+			if err := m.kube.Client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "bad"}, object); err != nil {
+				return err
+			}
+			conditions, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
+			if text := fmt.Sprint(conditions); len(conditions) != 1 || !strings.Contains(text, "status:"+status) || !strings.Contains(text, "reason:"+reason) {
+				return fmt.Errorf("conditions: %s", text)
+			}
+			events := &eventsv1.EventList{}
+			if err := m.kube.Client.List(t.Context(), events); err != nil {
+				return err
+			}
+			for _, event := range events.Items {
+				if event.Reason == reason && event.Regarding.Name == "bad" && event.Regarding.UID == object.GetUID() {
+					return nil
+				}
+			}
+			return fmt.Errorf("no event says %s", reason)
+		}
+	}
+	kubetest.Eventually(t, 10*time.Second, told("False", "Rejected"))
 	if err := answers("bad.test", 203)(); err != nil {
 		t.Errorf("the last good rule does not stand: %v", err)
 	}
@@ -46,6 +73,7 @@ func TestRejection(t *testing.T) {
 		list, err := m.rejected()
 		return orErr(err, expect(len(list) == 0, "rejected: %+v", list))
 	})
+	kubetest.Eventually(t, 10*time.Second, told("True", "Accepted"))
 }
 
 // rejected is what the control plane says that proxies do not take.
