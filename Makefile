@@ -42,7 +42,7 @@ test-long: ## fuzzing
 
 .PHONY: bench
 bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid
-	go test -tags bench -count=1 -timeout 60m -run TestBench -v ./test/bench
+	go test -tags bench -count=1 -timeout 60m -v ./test/bench
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
 .PHONY: lint

@@ -10,6 +10,7 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -96,8 +97,23 @@ func (p *plane) serveHTTP(ctx context.Context) error {
 		}
 		writeJSON(w, reach)
 	})
+	for path, profile := range map[string]http.HandlerFunc{"": pprof.Index, "profile": pprof.Profile, "trace": pprof.Trace, "symbol": pprof.Symbol} {
+		mux.HandleFunc("GET /debug/pprof/"+path, onlyLocal(profile))
+	}
 	mux.HandleFunc("GET /debug/problems", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Problems()) })
 	return serve(ctx, &http.Server{Addr: p.options.httpAddress, Handler: mux})
+}
+
+// onlyLocal answers those who are in the pod, or come through a forwarded port: a profile costs processor time.
+func onlyLocal(next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
+			http.Error(w, "only through a forwarded port", http.StatusForbidden)
+			return
+		}
+		next(w, r)
+	}
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -21,6 +22,8 @@ type wholeStream struct {
 	*stream
 	send  func(*discovery.DiscoveryResponse) error
 	state [typeCount]*wholeState
+	// pushed is the step of the target that was looked at for all types.
+	pushed uint64
 }
 
 type wholeState struct {
@@ -36,6 +39,9 @@ func (e *endpoint) StreamAggregatedResources(rpc discovery.AggregatedDiscoverySe
 	if err != nil {
 		return err
 	}
+	if strings.HasPrefix(first.TypeUrl, debugPrefix) {
+		return e.answerDebug(rpc.Context(), first, rpc.Send)
+	}
 	proxy, err := parseNode(first.Node, false)
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
@@ -45,6 +51,7 @@ func (e *endpoint) StreamAggregatedResources(rpc discovery.AggregatedDiscoverySe
 		return err
 	}
 	defer e.leave(st.stream)
+	st.pushed = st.target.Load().step
 	requests, failed := receive(rpc.Context(), rpc.Recv)
 	if err := st.handle(first); err != nil {
 		return err
@@ -61,7 +68,18 @@ func (e *endpoint) StreamAggregatedResources(rpc discovery.AggregatedDiscoverySe
 		if err != nil {
 			return err
 		}
+		st.noteStep()
 	}
+}
+
+// noteStep remembers the step of what was pushed last, if all of it is acknowledged.
+func (s *wholeStream) noteStep() {
+	for _, t := range s.state {
+		if t != nil && t.pending {
+			return
+		}
+	}
+	s.done.Store(s.pushed)
 }
 
 // handle answers a subscription. An acknowledgement that asks for nothing new is answered by what is newer, if anything.
@@ -107,6 +125,7 @@ func hasNew(old, now []string) bool {
 }
 
 func (s *wholeStream) pushAll() error {
+	s.pushed = s.target.Load().step
 	for i, t := range s.state {
 		if t != nil && !t.pending {
 			if err := s.push(i, t, false); err != nil {

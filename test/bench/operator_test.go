@@ -1,0 +1,153 @@
+//go:build bench
+
+package bench
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/slipway-mesh/slipway/test/kubetest"
+)
+
+// manyPods is how many pods there are that are none of the operator's business.
+const manyPods = 10_000
+
+// TestOperator measures the operator in a cluster of many pods: its memory, and what a look at a settled installation
+// takes.
+func TestOperator(t *testing.T) {
+	kube, root, dir := kubetest.Start(t), kubetest.Root(t), t.TempDir()
+	crd, err := os.ReadFile(filepath.Join(root, "config/crd/bases/install.istio.io_istiooperators.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kube.Apply(t, string(crd))
+	kube.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: istio-system}\n---\napiVersion: v1\nkind: Namespace\nmetadata: {name: crowd}\n")
+	crowd(t, kube.Client)
+	build := exec.Command("go", "build", "-o", filepath.Join(dir, "operator"), ".")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the operator: %v\n%s", err, out)
+	}
+	metrics, probes := fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t)), fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t))
+	cmd := exec.Command(filepath.Join(dir, "operator"), "server", "--leader-elect=false", "--webhook-port=0", "--metrics-bind-address="+metrics, "--health-probe-bind-address="+probes)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+kube.Kubeconfig)
+	log, err := os.Create(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	operator := &plane{pid: cmd.Process.Pid}
+	resource := func(look int) string {
+		return fmt.Sprintf("apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata: {name: mesh, namespace: istio-system, annotations: {look: 'n%d'}}\nspec: {profile: demo}\n", look)
+	}
+	kubetest.Eventually(t, time.Minute, func() error {
+		kube.Apply(t, resource(0))
+		return healthy(t, kube.Client)
+	})
+	time.Sleep(3 * time.Second) // what events are still on their way
+	const looks = 20
+	count, sum := reconciles(t, metrics)
+	for k := range looks {
+		kube.Apply(t, resource(k+1))
+		kubetest.Eventually(t, 10*time.Second, func() error {
+			if now, _ := reconciles(t, metrics); now < count+float64(k)+1 {
+				return fmt.Errorf("%v looks", now)
+			}
+			return nil
+		})
+	}
+	after, total := reconciles(t, metrics)
+	mean := (total - sum) / (after - count) * 1000
+	peak := operator.memory(t, "VmHWM") >> 20
+	fmt.Printf("operator, %d pods in the cluster: a settled look takes %.0f ms (mean of %.0f), peak memory %d MB\n", manyPods, mean, after-count, peak)
+	if mean > 100 || peak > 100 {
+		t.Errorf("the aims are 100 ms and 100 MB")
+	}
+}
+
+func crowd(t *testing.T, kube client.Client) {
+	t.Helper()
+	var wait sync.WaitGroup
+	for worker := range 16 {
+		wait.Add(1)
+		go func() {
+			defer wait.Done()
+			for k := worker; k < manyPods; k += 16 {
+				pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "crowd", Name: fmt.Sprintf("pod-%d", k), Labels: map[string]string{"app": "crowd"}},
+					Spec: corev1.PodSpec{NodeName: "none", Containers: []corev1.Container{{Name: "app", Image: "none"}}}}
+				if err := kube.Create(context.Background(), pod); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	wait.Wait()
+}
+
+// healthy plays the kubelet's part, and says whether the resource is HEALTHY.
+func healthy(t *testing.T, kube client.Client) error {
+	t.Helper()
+	list := &appsv1.DeploymentList{}
+	if err := kube.List(t.Context(), list); err != nil {
+		return err
+	}
+	for i := range list.Items {
+		d := &list.Items[i]
+		n := *d.Spec.Replicas
+		d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: n, UpdatedReplicas: n, ReadyReplicas: n, AvailableReplicas: n}
+		if err := kube.Status().Update(t.Context(), d); err != nil {
+			return err
+		}
+	}
+	for _, object := range kubetest.Objects(t, "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata: {name: mesh, namespace: istio-system}\n") {
+		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {
+			return err
+		}
+		status, _ := object.Object["status"].(map[string]any)
+		if status["status"] != "HEALTHY" {
+			return fmt.Errorf("status: %v", status)
+		}
+	}
+	return nil
+}
+
+// reconciles reads how many looks there were, and how many seconds they took together.
+func reconciles(t *testing.T, address string) (count, sum float64) {
+	t.Helper()
+	response, err := http.Get("http://" + address + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		name, value, _ := strings.Cut(lines.Text(), " ")
+		number, _ := strconv.ParseFloat(value, 64)
+		switch {
+		case strings.HasPrefix(name, "controller_runtime_reconcile_time_seconds_count"):
+			count += number
+		case strings.HasPrefix(name, "controller_runtime_reconcile_time_seconds_sum"):
+			sum += number
+		}
+	}
+	return count, sum
+}
