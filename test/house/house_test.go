@@ -192,3 +192,22 @@ func TestMakefileIsShort(t *testing.T) {
 		t.Errorf("hack has %d scripts, more than 5 (%v)", len(scripts), err)
 	}
 }
+
+// maxFile is how large a file of the repository may be: what is larger was built, and belongs nowhere.
+const maxFile = 2 << 20
+
+// TestNoLargeFiles: nothing that was built is checked in.
+func TestNoLargeFiles(t *testing.T) {
+	cmd := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Split(strings.TrimSpace(string(out)), "\n") {
+		info, err := os.Stat(filepath.Join(root, name))
+		if err == nil && info.Size() > maxFile {
+			t.Errorf("%s has %d bytes", name, info.Size())
+		}
+	}
+}
