@@ -10,7 +10,7 @@ import (
 
 func experimentalCommand(g *global) *cobra.Command {
 	command := &cobra.Command{Use: "x", Aliases: []string{"experimental", "exp"}, Short: "Commands whose place istioctl calls experimental"}
-	command.AddCommand(precheckCommand(g), workloadsCommand(g), waitCommand(g)) // wait is there in istioctl
+	command.AddCommand(precheckCommand(g), workloadsCommand(g), authzCommand(g), waitCommand(g)) // wait is there in istioctl
 	return command
 }
 

@@ -143,6 +143,14 @@ func (w *world) explained(t *testing.T) {
 	if out := w.slipway(t, "proxy-config", "log", "deploy/productpage-v1.default", "--level", "http:debug"); !strings.Contains(out, "http: debug") {
 		t.Errorf("proxy-config log: %s", out)
 	}
+	w.mustApply(t, "{apiVersion: security.istio.io/v1, kind: AuthorizationPolicy, metadata: {name: listed, namespace: default}, spec: {action: DENY, rules: [{to: [{operation: {paths: [/nosuchpath]}}]}]}}")
+	kubetest.Eventually(t, 20*time.Second, func() error {
+		if out := w.slipway(t, "x", "authz", "check", "deploy/productpage-v1.default"); !regexp.MustCompile(`DENY +listed.default +1`).MatchString(out) {
+			return fmt.Errorf("authz check: %s", out)
+		}
+		return nil
+	})
+	w.kubectl(t, "delete", "authorizationpolicy", "-n", "default", "listed")
 	w.mustApply(t, `{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: asked, namespace: default}, spec: {hosts: [reviews], http: [
   {match: [{headers: {end-user: {exact: jason}}}], route: [{destination: {host: reviews, subset: v2}}]}, {route: [{destination: {host: reviews, subset: v3}}]}]}}`)
 	for header, subset := range map[string]string{"end-user:jason": "v2", "end-user:alice": "v3"} {
