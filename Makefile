@@ -41,7 +41,7 @@ test-long: ## fuzzing
 	go test -run '^$$' -fuzz FuzzParseSet -fuzztime 60s ./internal/install/manifest
 
 .PHONY: bench
-bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid
+bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid, PROFILES=DIR for heap profiles
 	go test -tags bench -count=1 -timeout 60m -v ./test/bench
 	go test -run '^$$' -bench . -benchmem ./internal/...
 

@@ -165,6 +165,7 @@ func TestReconcile(t *testing.T) {
 	}{
 		{"a spec that is refused", b.refusedSpec},
 		{"validation", b.validation},
+		{"CRDs of others and newer ones", b.foreignCRDs},
 		{"drift", b.drift},
 		{"a fight is given up", b.fight},
 		{"plan mode", b.planMode},
@@ -182,6 +183,36 @@ func (b *bench) refusedSpec(t *testing.T) {
 	status := b.until(t, true, v1alpha1.PhaseError, "spec.hub")
 	if status.ComponentStatus["Pilot"].Status != v1alpha1.PhaseHealthy {
 		t.Error("what runs is forgotten")
+	}
+	b.write(t, spec)
+	b.until(t, true, v1alpha1.PhaseHealthy, "")
+}
+
+// foreignCRDs: one that Helm installed, and one that serves a newer version, are left and told of.
+func (b *bench) foreignCRDs(t *testing.T) {
+	crd := func(plural, kind, version string) *unstructured.Unstructured {
+		object := &unstructured.Unstructured{}
+		text := fmt.Sprintf(`{apiVersion: apiextensions.k8s.io/v1, kind: CustomResourceDefinition, metadata: {name: %s.networking.istio.io, labels: {app.kubernetes.io/managed-by: Helm}},
+  spec: {group: networking.istio.io, scope: Namespaced, names: {kind: %s, plural: %s}, versions: [{name: %s, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}}`, plural, kind, plural, version)
+		if err := yaml.Unmarshal([]byte(text), &object.Object); err != nil {
+			t.Fatal(err)
+		}
+		return object
+	}
+	if err := b.kube.Create(ctx, crd("sidecars", "Sidecar", "v1")); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.kube.Create(ctx, crd("gateways", "Gateway", "v9"), client.FieldOwner(apply.FieldManager)); err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, "profile: minimal\nvalues: {pilot: {autoscaleEnabled: false}}")
+	b.until(t, true, v1alpha1.PhaseHealthy, "2 objects are left as they are, such as CustomResourceDefinition")
+	live := crd("gateways", "Gateway", "")
+	if err := b.kube.Get(ctx, client.ObjectKeyFromObject(live), live); err != nil {
+		t.Fatal(err)
+	}
+	if versions, _, _ := unstructured.NestedSlice(live.Object, "spec", "versions"); len(versions) != 1 {
+		t.Errorf("the newer CRD was changed: %v", versions)
 	}
 	b.write(t, spec)
 	b.until(t, true, v1alpha1.PhaseHealthy, "")

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
+	"github.com/slipway-mesh/slipway/internal/install/apply"
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 )
 
@@ -35,10 +36,29 @@ func observed(last v1alpha1.IstioOperatorStatus, generation int64, version strin
 		status.Status = v1alpha1.PhaseError
 		reasons = append(reasons, err.Error())
 	}
-	status.Message = strings.Join(reasons, "; ")
+	if status.Message = strings.Join(reasons, "; "); status.Message == "" {
+		status.Message = leftText(report.Changes)
+	}
 	status.Drift = drifted(report.Changes)
 	status.Conditions = conditions(last.Conditions, status)
 	return status
+}
+
+// leftText tells of objects that were left as they are because they are newer, or another installer's.
+func leftText(changes apply.ChangeSet) string {
+	var left []string
+	for _, change := range changes {
+		if change.Action == apply.Kept && !lifecycle.Sharing(change.Reason) {
+			left = append(left, fmt.Sprintf("%s (%s)", change.Ref, change.Reason))
+		}
+	}
+	switch len(left) {
+	case 0:
+		return ""
+	case 1:
+		return "left as it is: " + left[0]
+	}
+	return fmt.Sprintf("%d objects are left as they are, such as %s", len(left), left[0])
 }
 
 // refused is the status of a spec that cannot be used. The components keep what was last seen of them.

@@ -186,7 +186,7 @@ func clusterServiceVersion(objects []manifest.Object, examples string) object {
 		"apiVersion": "operators.coreos.com/v1alpha1", "kind": "ClusterServiceVersion",
 		"metadata": object{
 			"name": csvName + ".v" + version.Version,
-			"annotations": object{"alm-examples": examples, "capabilities": "Basic Install", "categories": "Networking", "containerImage": hub + "/operator:" + version.Version,
+			"annotations": object{"alm-examples": examples, "capabilities": "Seamless Upgrades", "categories": "Networking", "containerImage": hub + "/operator:" + version.Version,
 				"description": "Installs and runs service meshes from one IstioOperator."},
 		},
 		"spec": object{

@@ -7,6 +7,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"io"
 	"math"
 	"net/http"
 	"os"
@@ -97,16 +98,16 @@ func newBench(t *testing.T) *bench {
 
 // plane is a running slipwayd.
 type plane struct {
-	address string
-	pid     int
-	stop    func()
+	address, debug string
+	pid            int
+	stop           func()
 }
 
 func (b *bench) start(t *testing.T) *plane {
 	t.Helper()
 	at := func() string { return fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t)) }
-	p := &plane{address: at()}
-	debug := at()
+	p := &plane{address: at(), debug: at()}
+	debug := p.debug
 	cmd := exec.Command(filepath.Join(b.bin, "slipwayd"), "--kubeconfig", b.kube.Kubeconfig, "--grpcAddr", p.address, "--secureGRPCAddr", at(), "--httpAddr", debug, "--monitoringAddr", at(), "--httpsAddr", at())
 	log, err := os.Create(filepath.Join(b.bin, "slipwayd.log"))
 	if err != nil {
@@ -161,6 +162,27 @@ func (p *plane) memory(t *testing.T, name string) int64 {
 	}
 	t.Fatalf("no %s", name)
 	return 0
+}
+
+// profile writes the heap's profile to the folder PROFILES, where that is set.
+func (p *plane) profile(t *testing.T, name string) {
+	t.Helper()
+	folder := os.Getenv("PROFILES")
+	if folder == "" {
+		return
+	}
+	response, err := http.Get("http://" + p.debug + "/debug/pprof/heap?gc=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(folder, name+".pb.gz"), text, 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // fleet is the clients of one plane.
@@ -247,6 +269,7 @@ func (b *bench) measure(t *testing.T, services, proxies int) []row {
 	}
 	event("connect", proxies, func() { f.connect(t, p.address) })
 	rows[0].memory = p.memory(t, "VmHWM")
+	p.profile(t, fmt.Sprintf("heap-%d-%d", services, proxies))
 	event("reconnect", 0, func() { f.disconnect(); f.connect(t, p.address) })
 	for round := range 3 {
 		event("VirtualService", proxies, func() { b.virtualService(t, round) })

@@ -80,8 +80,11 @@ func (c Cluster) applyOne(ctx context.Context, object Object, recorded string) (
 	switch {
 	case owner != "" && !shared:
 		return t.change, fmt.Errorf("it belongs to %s: give it up there, or leave it out here", owner)
-	case owner != "" || keepLive(t.desired, t.live):
-		t.change.Action = Kept
+	case owner != "":
+		t.change.Action, t.change.Reason = Kept, "it belongs to "+owner
+		return t.change, nil
+	case keepLive(t.desired, t.live):
+		t.change.Action, t.change.Reason = Kept, "it is newer"
 		return t.change, nil
 	}
 	handOver(t.desired, t.live)

@@ -29,6 +29,8 @@ type Change struct {
 	Fields []Field
 	// Manager is who changed an object that is Corrected or Drifted, as far as the object says.
 	Manager string
+	// Reason is why an object is Kept.
+	Reason string
 	// Record is what the inventory is to keep of the object.
 	Record string
 }

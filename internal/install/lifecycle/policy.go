@@ -91,6 +91,11 @@ func older(a, b string) bool {
 	return err1 == nil && err2 == nil && va.LessThan(vb)
 }
 
+// Sharing says whether a reason for leaving an object is that another owner of ours has it, which is no news.
+func Sharing(reason string) bool {
+	return strings.Contains(reason, "belongs to IstioOperator ") || strings.Contains(reason, "belongs to `slipway install`")
+}
+
 // Owners lists those who have something installed: the CLI, and the IstioOperators that still exist.
 func (i Installer) Owners(ctx context.Context) ([]Owner, error) {
 	inventories := &corev1.ConfigMapList{}
