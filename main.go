@@ -41,7 +41,7 @@ func run(options options) error {
 		return err
 	}
 	config := ctrl.GetConfigOrDie()
-	config.QPS, config.Burst = 100, 200
+	config.QPS = -1 // the API server shares itself out; a limit here only makes a look at many objects slow
 	managed := ctrl.Options{
 		Scheme:                  scheme,
 		Cache:                   controllers.CacheOptions(options.watchNamespaces),

@@ -41,7 +41,8 @@ type IstioOperatorReconciler struct {
 	Events    events.EventRecorder
 	Metrics   *Metrics
 
-	fights fights
+	fights   fights
+	rendered rendered
 }
 
 // Reconcile takes one step for one resource.
@@ -49,6 +50,7 @@ func (r *IstioOperatorReconciler) Reconcile(ctx context.Context, request ctrl.Re
 	resource := &v1alpha1.IstioOperator{}
 	if err := r.Client.Get(ctx, request.NamespacedName, resource); err != nil {
 		r.Metrics.forget(request.Namespace, request.Name)
+		r.rendered.forget(lifecycle.Owner{Namespace: request.Namespace, Name: request.Name})
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
 	if resource.Annotations[v1alpha1.IgnoreReconcile] == "true" {
@@ -75,7 +77,7 @@ func (r *IstioOperatorReconciler) install(ctx context.Context, resource *v1alpha
 	if build.Profiles, err = r.Installer.Profiles(ctx, owner.Namespace); err != nil {
 		return ctrl.Result{}, r.failed(ctx, resource, generation, err)
 	}
-	target, err := lifecycle.Render(build, owner, spec)
+	target, err := r.rendered.render(build, owner, generation, spec)
 	if err != nil {
 		// Only an edit helps, and an edit wakes us: what runs keeps running.
 		r.Metrics.refused.Inc()

@@ -89,7 +89,7 @@ func (s source) String() string {
 }
 
 // key is a host as a namespace's rules name it.
-type key struct{ namespace, host string }
+type key struct{ namespace, name string }
 
 // host gathers what is said of one.
 type host struct {
@@ -132,7 +132,7 @@ func (c *conversion) finish() []Object {
 		if keys[i].namespace != keys[j].namespace {
 			return keys[i].namespace < keys[j].namespace
 		}
-		return keys[i].host < keys[j].host
+		return keys[i].name < keys[j].name
 	})
 	var out []Object
 	for _, k := range keys {
@@ -163,11 +163,11 @@ func (c *conversion) virtualService(h *host) Object {
 			c.note(h.rules[i+1].from, "spec.precedence", "it can never match: %s takes every request before it", r.from)
 		}
 	}
-	return object("VirtualService", h.namespace, nameOf(h.key.host), Object{"hosts": []any{h.key.host}, "http": http})
+	return object("VirtualService", h.namespace, nameOf(h.name), Object{"hosts": []any{h.name}, "http": http})
 }
 
 func destinationRule(h *host) Object {
-	spec := Object{"host": h.key.host}
+	spec := Object{"host": h.name}
 	if policy := h.policies[""]; policy != nil {
 		spec["trafficPolicy"] = policy
 	}
@@ -187,7 +187,7 @@ func destinationRule(h *host) Object {
 	if subsets != nil {
 		spec["subsets"] = subsets
 	}
-	return object("DestinationRule", h.namespace, nameOf(h.key.host), spec)
+	return object("DestinationRule", h.namespace, nameOf(h.name), spec)
 }
 
 func object(kind, namespace, name string, spec Object) Object {

@@ -16,7 +16,7 @@ func (c *conversion) routeRule(s source) {
 	} else if child(child(s.spec, "match"), "tcp") != nil {
 		return // noted; without its condition it would take everything
 	}
-	c.action(s, h, http)
+	c.action(s, http)
 	for old, next := range map[string]string{"rewrite": "rewrite", "redirect": "redirect", "corsPolicy": "corsPolicy"} {
 		if value := child(s.spec, old); value != nil {
 			http[next] = maps.Clone(value)
@@ -51,7 +51,7 @@ func (c *conversion) routeRule(s source) {
 }
 
 // action is where the rule leads: its routes, or its destination itself. A redirect leads nowhere.
-func (c *conversion) action(s source, h *host, http Object) {
+func (c *conversion) action(s source, http Object) {
 	if child(s.spec, "redirect") != nil {
 		return
 	}

@@ -63,7 +63,7 @@ func TestOperator(t *testing.T) {
 		kube.Apply(t, resource(0))
 		return healthy(t, kube.Client)
 	})
-	time.Sleep(3 * time.Second) // what events are still on their way
+	time.Sleep(65 * time.Second) // young CRDs are read whole, to see whether they are established
 	const looks = 20
 	count, sum := reconciles(t, metrics)
 	for k := range looks {

@@ -82,7 +82,7 @@ func (w *world) badOperators(t *testing.T) {
 	} {
 		kubetest.Eventually(t, 20*time.Second, func() error { // the webhook may be registered a moment after the operator is ready
 			if out, err := w.apply(operatorYAML(c.spec)); err == nil || !strings.Contains(out, c.want) {
-				return fmt.Errorf("%s: kubectl apply answered %v: %s", name, err, out)
+				return fmt.Errorf("%s: kubectl apply said: %s (%w)", name, out, errors.Join(err))
 			}
 			return nil
 		})

@@ -12,7 +12,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -28,6 +27,11 @@ type Cluster struct {
 	// DryRun asks the server what each step would do, and stores nothing.
 	DryRun bool
 	Policy Policy
+	// Hashes remembers those of rendered objects between calls; nil computes them each time. It is not safe for two calls
+	// at once.
+	Hashes map[Object]string
+
+	seen map[Ref]Object // by Look
 }
 
 // Apply applies the objects in order by server-side apply and says what happened to each. Objects that are as they
@@ -61,16 +65,20 @@ type task struct {
 
 // applyOne decides what becomes of one object, and does it. recorded is the Change.Record of its last application.
 func (c Cluster) applyOne(ctx context.Context, object Object, recorded string) (Change, error) {
-	t := task{desired: object.DeepCopy(), hash: Hash(object), change: Change{Ref: RefOf(object), Record: recorded}}
+	t := task{hash: c.hash(object), change: Change{Ref: RefOf(object), Record: recorded}}
 	t.asBefore = strings.HasPrefix(recorded, t.hash+recordMark)
-	var err error
 	if t.change.Ref.Kind == crd && t.asBefore {
-		if same, err := c.sameCRD(ctx, t, recorded); same || err != nil {
+		if same, err := c.sameCRD(ctx, t, object); same || err != nil {
 			t.change.Action = Unchanged
 			return t.change, err
 		}
 	}
-	if t.live, err = c.live(ctx, t.change.Ref); err != nil {
+	t.desired = object.DeepCopy()
+	var err error
+	if t.live = c.seen[t.change.Ref]; t.live == nil || t.change.Ref.Kind == crd {
+		t.live, err = c.live(ctx, t.change.Ref)
+	}
+	if err != nil {
 		return t.change, err
 	}
 	if t.live == nil {
@@ -99,15 +107,31 @@ func (c Cluster) applyOne(ctx context.Context, object Object, recorded string) (
 	return c.update(ctx, t)
 }
 
+// hash is the object's, computed once where the caller keeps the hashes.
+func (c Cluster) hash(object Object) string {
+	if known, ok := c.Hashes[object]; ok {
+		return known
+	}
+	made := Hash(object)
+	if c.Hashes != nil {
+		c.Hashes[object] = made
+	}
+	return made
+}
+
 // sameCRD says whether a CRD is what was recorded of it; only its metadata is read.
-func (c Cluster) sameCRD(ctx context.Context, t task, recorded string) (bool, error) {
-	live, err := c.metadata(ctx, t.change.Ref)
+func (c Cluster) sameCRD(ctx context.Context, t task, object Object) (bool, error) {
+	live, err := c.seen[t.change.Ref], error(nil)
+	if live == nil {
+		live, err = c.metadata(ctx, t.change.Ref)
+	}
 	if live == nil || err != nil {
 		return false, err
 	}
-	shape := t.desired.DeepCopy()
+	metadata, _ := object.Object["metadata"].(map[string]any)
+	shape := (&unstructured.Unstructured{Object: map[string]any{"kind": crd, "metadata": metadata}}).DeepCopy()
 	c.Policy.leave(shape, nil)
-	return recorded == record(t.hash, live, shape), nil
+	return t.change.Record == record(t.hash, live, shape), nil
 }
 
 func (c Cluster) create(ctx context.Context, t task) (Change, error) {
@@ -187,7 +211,5 @@ func (c Cluster) metadata(ctx context.Context, ref Ref) (Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	partial.SetGroupVersionKind(ref.gvk())
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(partial)
-	return &unstructured.Unstructured{Object: content}, err
+	return metadataOnly(partial, ref)
 }

@@ -49,12 +49,15 @@ type Installer struct {
 	Yield func(apply.Ref) bool
 }
 
-// cluster is the cluster with the target's policy.
+// cluster is the cluster with the target's policy, as it is now.
 func (i Installer) cluster(ctx context.Context, target *Target) (apply.Cluster, error) {
 	policy, err := i.policy(ctx, target)
+	if err != nil {
+		return i.Cluster, err
+	}
 	cluster := i.Cluster
-	cluster.Policy = policy
-	return cluster, err
+	cluster.Policy, cluster.Hashes = policy, target.hashes
+	return cluster.Look(ctx, target.Objects(), map[string]string{manifest.LabelOwner: target.Owner.Name, manifest.LabelOwnerNamespace: target.Owner.Namespace})
 }
 
 // Install takes one step: it applies every component whose predecessors are ready, and prunes when all are.

@@ -70,6 +70,8 @@ type Target struct {
 	Revision   string
 	Lifecycle  v1alpha1.LifecycleSpec
 	Components []manifest.Component
+
+	hashes map[apply.Object]string
 }
 
 // Render renders a resource's spec for its owner. The control plane's namespace is the resource's where the spec does
@@ -81,7 +83,7 @@ func Render(build Build, owner Owner, spec map[string]any) (*Target, error) {
 	if err != nil {
 		return nil, err
 	}
-	target := &Target{Owner: owner, Spec: spec, Version: build.Version, Revision: manifests.Typed.RevisionName(), Components: manifests.Components}
+	target := &Target{Owner: owner, Spec: spec, Version: build.Version, Revision: manifests.Typed.RevisionName(), Components: manifests.Components, hashes: map[apply.Object]string{}}
 	if manifests.Typed.Lifecycle != nil {
 		target.Lifecycle = *manifests.Typed.Lifecycle
 	}
