@@ -49,14 +49,10 @@ func planned(last v1alpha1.IstioOperatorStatus, generation int64, plan lifecycle
 	if len(lines) == 0 || approved == hash {
 		return last, false
 	}
-	status = last
-	status.ObservedGeneration = generation
-	status.Status = v1alpha1.PhaseActionRequired
-	status.Message = fmt.Sprintf("%d changes wait for approval: set spec.lifecycle.approvedPlan to %s", len(lines), hash)
+	status = still(last, generation, v1alpha1.PhaseActionRequired, fmt.Sprintf("%d changes wait for approval: set spec.lifecycle.approvedPlan to %s", len(lines), hash))
 	if len(lines) > planLines {
 		lines = append(lines[:planLines:planLines], fmt.Sprintf("and %d more", len(lines)-planLines))
 	}
 	status.Plan = &v1alpha1.PlanStatus{Hash: hash, Changes: lines, Restarts: plan.Restarts}
-	status.Conditions = conditions(last.Conditions, status)
 	return status, true
 }

@@ -20,11 +20,7 @@ func drifted(changes apply.ChangeSet) []v1alpha1.DriftStatus {
 		if change.Action != apply.Drifted || len(all) == driftLimit {
 			continue
 		}
-		drift := v1alpha1.DriftStatus{Object: change.Ref.String(), Manager: change.Manager}
-		for _, field := range change.Fields {
-			drift.Fields = append(drift.Fields, field.Path)
-		}
-		all = append(all, drift)
+		all = append(all, v1alpha1.DriftStatus{Object: change.Ref.String(), Fields: change.Paths(), Manager: change.Manager})
 	}
 	return all
 }
@@ -39,11 +35,7 @@ func driftedText(drift []v1alpha1.DriftStatus) string {
 
 // driftText says what was corrected.
 func driftText(change apply.Change) string {
-	var fields []string
-	for _, field := range change.Fields {
-		fields = append(fields, field.Path)
-	}
-	return cut(sayDrift(change.Ref.String(), fields, change.Manager))
+	return cut(sayDrift(change.Ref.String(), change.Paths(), change.Manager))
 }
 
 func sayDrift(object string, fields []string, manager string) string {

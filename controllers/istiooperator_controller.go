@@ -77,7 +77,7 @@ func (r *IstioOperatorReconciler) install(ctx context.Context, resource *v1alpha
 	if build.Profiles, err = r.Installer.Profiles(ctx, owner.Namespace); err != nil {
 		return ctrl.Result{}, r.failed(ctx, resource, generation, err)
 	}
-	target, err := r.rendered.render(build, owner, generation, spec)
+	target, err := r.rendered.render(build, owner, spec)
 	if err != nil {
 		// Only an edit helps, and an edit wakes us: what runs keeps running.
 		r.Metrics.refused.Inc()

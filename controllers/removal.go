@@ -27,10 +27,6 @@ func attachedText(pods []string) string {
 
 // removalBlocked is the status while a removal waits for the sidecars that use what is to go.
 func removalBlocked(last v1alpha1.IstioOperatorStatus, generation int64, pods []string) v1alpha1.IstioOperatorStatus {
-	status := last
-	status.ObservedGeneration = generation
-	status.Status = v1alpha1.PhaseActionRequired
-	status.Message = "the removal waits: " + attachedText(pods) + "; move or restart them without one, or set spec.lifecycle.removal.policy to Force"
-	status.Conditions = conditions(last.Conditions, status)
-	return status
+	return still(last, generation, v1alpha1.PhaseActionRequired,
+		"the removal waits: "+attachedText(pods)+"; move or restart them without one, or set spec.lifecycle.removal.policy to Force")
 }

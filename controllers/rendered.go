@@ -14,16 +14,15 @@ type rendered struct {
 }
 
 type renderedTarget struct {
-	generation int64
-	profiles   map[string][]byte
-	target     *lifecycle.Target
+	profiles map[string][]byte
+	target   *lifecycle.Target
 }
 
 // render renders the spec, or returns what it was rendered to before.
-func (r *rendered) render(build lifecycle.Build, owner lifecycle.Owner, generation int64, spec map[string]any) (*lifecycle.Target, error) {
+func (r *rendered) render(build lifecycle.Build, owner lifecycle.Owner, spec map[string]any) (*lifecycle.Target, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if last, ok := r.last[owner]; ok && last.generation == generation && reflect.DeepEqual(last.profiles, build.Profiles) && reflect.DeepEqual(last.target.Spec, spec) {
+	if last, ok := r.last[owner]; ok && reflect.DeepEqual(last.profiles, build.Profiles) && reflect.DeepEqual(last.target.Spec, spec) {
 		return last.target, nil
 	}
 	target, err := lifecycle.Render(build, owner, spec)
@@ -33,7 +32,7 @@ func (r *rendered) render(build lifecycle.Build, owner lifecycle.Owner, generati
 	if r.last == nil {
 		r.last = map[lifecycle.Owner]renderedTarget{}
 	}
-	r.last[owner] = renderedTarget{generation, build.Profiles, target}
+	r.last[owner] = renderedTarget{build.Profiles, target}
 	return target, nil
 }
 

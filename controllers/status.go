@@ -63,22 +63,20 @@ func leftText(changes apply.ChangeSet) string {
 
 // refused is the status of a spec that cannot be used. The components keep what was last seen of them.
 func refused(last v1alpha1.IstioOperatorStatus, generation int64, err error) v1alpha1.IstioOperatorStatus {
+	return still(last, generation, v1alpha1.PhaseError, fmt.Sprintf("the spec is refused, and what ran before keeps running: %v", err))
+}
+
+// still is a status in which the components keep what was last seen of them.
+func still(last v1alpha1.IstioOperatorStatus, generation int64, phase v1alpha1.Phase, message string) v1alpha1.IstioOperatorStatus {
 	status := last
-	status.ObservedGeneration = generation
-	status.Status = v1alpha1.PhaseError
-	status.Message = fmt.Sprintf("the spec is refused, and what ran before keeps running: %v", err)
+	status.ObservedGeneration, status.Status, status.Message = generation, phase, message
 	status.Conditions = conditions(last.Conditions, status)
 	return status
 }
 
 // removing is the status while a removal is on its way.
 func removing(last v1alpha1.IstioOperatorStatus, generation int64, message string) v1alpha1.IstioOperatorStatus {
-	status := last
-	status.ObservedGeneration = generation
-	status.Status = v1alpha1.PhaseUpdating
-	status.Message = message
-	status.Conditions = conditions(last.Conditions, status)
-	return status
+	return still(last, generation, v1alpha1.PhaseUpdating, message)
 }
 
 // rollUp folds the components' phases into one, as Istio documents it: none is NONE, any error is ERROR, then any

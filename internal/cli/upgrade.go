@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 )
@@ -27,7 +29,7 @@ func upgradeCommand(g *global) *cobra.Command {
 				return fmt.Errorf("%d problems must be solved before an upgrade", stops)
 			}
 			if len(f.files) == 0 && len(f.sets) == 0 {
-				if err := f.last(cmd, g); err != nil {
+				if err := f.last(cmd.Context(), g, kube); err != nil {
 					return err
 				}
 			}
@@ -39,12 +41,8 @@ func upgradeCommand(g *global) *cobra.Command {
 }
 
 // last takes the spec of the last good installation, where the user gives none.
-func (f *installFlags) last(cmd *cobra.Command, g *global) error {
-	kube, err := g.client()
-	if err != nil {
-		return err
-	}
-	good, err := installer(kube).LastGood(cmd.Context(), lifecycle.CommandLine(g.istioNamespace, f.revision), 0)
+func (f *installFlags) last(ctx context.Context, g *global, kube client.Client) error {
+	good, err := installer(kube).LastGood(ctx, lifecycle.CommandLine(g.istioNamespace, f.revision), 0)
 	if err != nil {
 		return fmt.Errorf("what to upgrade is not known: name it with -f or --set: %w", err)
 	}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -70,9 +71,5 @@ func verifyText(change apply.Change) string {
 	case apply.Pruned:
 		return "should not be there"
 	}
-	text := "differs in"
-	for _, field := range change.Fields {
-		text += " " + field.Path
-	}
-	return text
+	return "differs in " + strings.Join(change.Paths(), " ")
 }

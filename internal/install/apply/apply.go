@@ -121,10 +121,7 @@ func (c Cluster) hash(object Object) string {
 
 // sameCRD says whether a CRD is what was recorded of it; only its metadata is read.
 func (c Cluster) sameCRD(ctx context.Context, t task, object Object) (bool, error) {
-	live, err := c.seen[t.change.Ref], error(nil)
-	if live == nil {
-		live, err = c.metadata(ctx, t.change.Ref)
-	}
+	live, err := c.metadata(ctx, t.change.Ref)
 	if live == nil || err != nil {
 		return false, err
 	}
@@ -200,8 +197,11 @@ func (c Cluster) live(ctx context.Context, ref Ref) (Object, error) {
 	return object, err
 }
 
-// metadata reads an object's metadata; nil if it is not there.
+// metadata is an object's metadata, as Look has seen it or else as it is now; nil if it is not there.
 func (c Cluster) metadata(ctx context.Context, ref Ref) (Object, error) {
+	if seen := c.seen[ref]; seen != nil {
+		return seen, nil
+	}
 	partial := &metav1.PartialObjectMetadata{}
 	partial.SetGroupVersionKind(ref.gvk())
 	err := c.Client.Get(ctx, client.ObjectKey{Namespace: ref.Namespace, Name: ref.Name}, partial)

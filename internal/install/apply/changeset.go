@@ -40,6 +40,15 @@ func (c Change) Wrote() bool {
 	return c.Action != Unchanged && c.Action != Kept && c.Action != Drifted
 }
 
+// Paths are those of the fields that differ.
+func (c Change) Paths() []string {
+	var paths []string
+	for _, field := range c.Fields {
+		paths = append(paths, field.Path)
+	}
+	return paths
+}
+
 // ChangeSet is what happened to each object, in order. Log, events, status and plans all print it.
 type ChangeSet []Change
 

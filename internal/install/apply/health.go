@@ -159,10 +159,7 @@ func podReason(pod *corev1.Pod) (reason string, isFailing bool) {
 const crdSettled = time.Minute
 
 func (c Cluster) crdHealth(ctx context.Context, object Object) (*Health, error) {
-	known, err := c.seen[RefOf(object)], error(nil)
-	if known == nil {
-		known, err = c.metadata(ctx, RefOf(object))
-	}
+	known, err := c.metadata(ctx, RefOf(object))
 	if err == nil && known != nil && time.Since(known.GetCreationTimestamp().Time) > crdSettled {
 		return nil, nil
 	}

@@ -37,6 +37,7 @@ type Installation struct {
 	Time   time.Time
 	Target *Target
 	hash   string
+	packed []byte // the target, zipped
 }
 
 // Is says whether the installation is of the same objects as the target.
@@ -44,42 +45,49 @@ func (i Installation) Is(target *Target) bool { return i.hash == target.hash() }
 
 // History lists the owner's last good installations, oldest first.
 func (i Installer) History(ctx context.Context, owner Owner) ([]Installation, error) {
+	all, err := i.stored(ctx, owner)
+	if err != nil {
+		return nil, err
+	}
+	for k := range all {
+		if err := all[k].unpack(); err != nil {
+			return nil, fmt.Errorf("read history %s: %w", owner.historyName(all[k].Number), err)
+		}
+	}
+	return all, nil
+}
+
+// stored lists the history, oldest first, without unpacking the targets.
+func (i Installer) stored(ctx context.Context, owner Owner) ([]Installation, error) {
 	list := &corev1.ConfigMapList{}
 	err := i.Cluster.Client.List(ctx, list, client.InNamespace(owner.Namespace), client.MatchingLabels{historyLabel: owner.Name})
 	if err != nil {
 		return nil, fmt.Errorf("list history: %w", err)
 	}
 	all := make([]Installation, 0, len(list.Items))
-	for k := range list.Items {
-		installation, err := readInstallation(&list.Items[k])
+	for _, kept := range list.Items {
+		number, err := strconv.Atoi(kept.Annotations[historyNumber])
 		if err != nil {
-			return nil, fmt.Errorf("read history %s: %w", list.Items[k].Name, err)
+			return nil, fmt.Errorf("read history %s: %w", kept.Name, err)
 		}
-		all = append(all, installation)
+		all = append(all, Installation{Number: number, Time: kept.CreationTimestamp.Time, hash: kept.Annotations[historyHash], packed: kept.BinaryData[historyKey]})
 	}
 	sort.Slice(all, func(a, b int) bool { return all[a].Number < all[b].Number })
 	return all, nil
 }
 
-func readInstallation(stored *corev1.ConfigMap) (Installation, error) {
-	number, err := strconv.Atoi(stored.Annotations[historyNumber])
+func (i *Installation) unpack() error {
+	zipped, err := gzip.NewReader(bytes.NewReader(i.packed))
 	if err != nil {
-		return Installation{}, err
+		return err
 	}
-	zipped, err := gzip.NewReader(bytes.NewReader(stored.BinaryData[historyKey]))
-	if err != nil {
-		return Installation{}, err
-	}
-	target := &Target{}
-	if err := json.NewDecoder(zipped).Decode(target); err != nil {
-		return Installation{}, err
-	}
-	return Installation{Number: number, Time: stored.CreationTimestamp.Time, Target: target, hash: stored.Annotations[historyHash]}, nil
+	i.Target = &Target{}
+	return json.NewDecoder(zipped).Decode(i.Target)
 }
 
 // keep stores a good installation, unless the last one that is stored is the same, and drops the oldest.
 func (i Installer) keep(ctx context.Context, target *Target) error {
-	stored, err := i.History(ctx, target.Owner)
+	stored, err := i.stored(ctx, target.Owner)
 	if err != nil {
 		return err
 	}

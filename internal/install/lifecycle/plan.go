@@ -121,11 +121,7 @@ func (p Plan) Lines() []string {
 			continue
 		}
 		line := signs[change.Action] + " " + change.Ref.String()
-		paths := make([]string, 0, len(change.Fields))
-		for _, field := range change.Fields {
-			paths = append(paths, field.Path)
-		}
-		if len(paths) > 0 {
+		if paths := change.Paths(); len(paths) > 0 {
 			line += ": " + strings.Join(paths, ", ")
 		}
 		lines = append(lines, line)
