@@ -73,15 +73,15 @@ func (r *IstioOperatorReconciler) install(ctx context.Context, resource *v1alpha
 	if err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
-	build := r.Build
-	if build.Profiles, err = r.Installer.Profiles(ctx, owner.Namespace); err != nil {
-		return ctrl.Result{}, r.failed(ctx, resource, generation, err)
-	}
-	target, err := r.rendered.render(build, owner, spec)
-	if err != nil {
+	target, err := r.target(ctx, owner, spec)
+	var mistake mistakenError
+	switch {
+	case errors.As(err, &mistake):
 		// Only an edit helps, and an edit wakes us: what runs keeps running.
 		r.Metrics.refused.Inc()
 		return ctrl.Result{}, r.writeStatus(ctx, resource, refused(resource.Status, generation, err))
+	case err != nil:
+		return ctrl.Result{}, r.failed(ctx, resource, generation, err)
 	}
 	installer := r.Installer
 	installer.Yield = func(ref apply.Ref) bool { return r.fights.undecided(owner, ref, time.Now()) }
@@ -96,6 +96,28 @@ func (r *IstioOperatorReconciler) install(ctx context.Context, resource *v1alpha
 		}
 	}
 	return r.step(ctx, resource, installer, target, attempt)
+}
+
+// mistakenError is a mistake in a spec.
+type mistakenError struct{ error }
+
+func (e mistakenError) Unwrap() error { return e.error }
+
+// target is what a spec asks for: an installation of the past that it is kept at, or what it renders to.
+func (r *IstioOperatorReconciler) target(ctx context.Context, owner lifecycle.Owner, spec map[string]any) (*lifecycle.Target, error) {
+	if kept, err := r.Installer.Kept(ctx, owner, spec); kept != nil || err != nil {
+		return kept, err
+	}
+	build := r.Build
+	var err error
+	if build.Profiles, err = r.Installer.Profiles(ctx, owner.Namespace); err != nil {
+		return nil, err
+	}
+	target, err := r.rendered.render(build, owner, spec)
+	if err != nil {
+		return nil, mistakenError{err}
+	}
+	return target, nil
 }
 
 // step takes a step towards the target, or towards the last good installation where the target was given up.

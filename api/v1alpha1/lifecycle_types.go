@@ -10,7 +10,12 @@ type LifecycleSpec struct {
 	Mode string `json:"mode,omitempty"`
 	// ApprovedPlan is the hash of the plan to apply.
 	ApprovedPlan string `json:"approvedPlan,omitempty"`
-	// Adopt takes over objects that another installer made. Without it they are left, and reported.
+	// Installation keeps what is installed at a kept installation, by its number; the rest of the spec but lifecycle has no
+	// effect then. The first of an adopted mesh is how it was found.
+	// +kubebuilder:validation:Minimum=1
+	Installation *int32 `json:"installation,omitempty"`
+	// Adopt takes over objects that another installer made, or that an IstioOperator keeps as they were found. Without it
+	// they are left, and reported.
 	Adopt    *bool         `json:"adopt,omitempty"`
 	Drift    *DriftSpec    `json:"drift,omitempty"`
 	Rollback *RollbackSpec `json:"rollback,omitempty"`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -107,6 +108,9 @@ func operatorInitCommand(g *global) *cobra.Command {
 			defer cancel()
 			fmt.Fprintf(cmd.OutOrStdout(), "Installing operator controller in namespace: %s using image: %s/operator:%s\n", f.namespace, f.hub, f.tag)
 			fmt.Fprintf(cmd.OutOrStdout(), "Operator controller will watch namespaces: %s\n", f.watched)
+			if err := awaitTermination(ctx, cmd.OutOrStdout(), kube, f.namespace); err != nil {
+				return err
+			}
 			changes, err := initOperator(ctx, apply.Cluster{Client: kube}, objects)
 			if err != nil {
 				return err
@@ -122,6 +126,26 @@ func operatorInitCommand(g *global) *cobra.Command {
 	command.Flags().StringVarP(&file, "filename", "f", "", "an IstioOperator to apply when the operator is ready")
 	command.Flags().DurationVar(&timeout, "readiness-timeout", 5*time.Minute, "how long to wait")
 	return command
+}
+
+// awaitTermination waits until a namespace that is being deleted is gone: nothing can be made in it, and it would take
+// what is made in it along.
+func awaitTermination(ctx context.Context, out io.Writer, kube client.Client, name string) error {
+	for told := false; ; told = true {
+		namespace := &corev1.Namespace{}
+		err := kube.Get(ctx, client.ObjectKey{Name: name}, namespace)
+		if err != nil || namespace.DeletionTimestamp == nil {
+			return client.IgnoreNotFound(err)
+		}
+		if !told {
+			fmt.Fprintf(out, "Waiting for namespace %s to be gone: it is being deleted\n", name)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("namespace %s is still being deleted: see its conditions for what holds it", name)
+		case <-time.After(300 * time.Millisecond):
+		}
+	}
 }
 
 // initOperator applies the CRD, and the operator when its kind is served; then it waits for the operator.

@@ -36,7 +36,7 @@ func Root() *cobra.Command {
 	flags.StringVarP(&g.namespace, "namespace", "n", "", "the namespace to work in; otherwise the context's")
 	flags.StringVarP(&g.istioNamespace, "istioNamespace", "i", v1alpha1.DefaultNamespace, "the namespace of the control plane")
 	root.AddCommand(operatorCommand(g), installCommand(g), upgradeCommand(g), uninstallCommand(g), verifyCommand(g), planCommand(g), rollbackCommand(g),
-		historyCommand(g), explainCommand(g), tagCommand(g), manifestCommand(g), profileCommand(), kubeInjectCommand(g), proxyStatusCommand(g), proxyConfigCommand(g), routeCommand(g),
+		historyCommand(g), explainCommand(g), tagCommand(g), adoptCommand(g), manifestCommand(g), profileCommand(), kubeInjectCommand(g), proxyStatusCommand(g), proxyConfigCommand(g), routeCommand(g),
 		analyzeCommand(g), validateCommand(g), convertCommand(), waitCommand(g), experimentalCommand(g), versionCommand(g))
 	return root
 }

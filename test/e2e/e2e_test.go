@@ -68,10 +68,11 @@ func TestStory(t *testing.T) {
 		{"operator remove", w.operatorRemove},
 		{"install without an operator", w.install},
 		{"L5 a resource takes over", w.takeOver},
+		{"another installer's mesh is adopted and moved", w.adopted},
 	} {
 		if !t.Run(step.name, step.run) {
 			w.diagnose(t)
-			t.FailNow() // what follows stands on it
+			t.Fatalf("%s failed; what follows stands on it", step.name)
 		}
 	}
 }
@@ -158,9 +159,11 @@ func get(url string, headers ...string) (int, string, error) {
 func (w *world) diagnose(t *testing.T) {
 	for _, args := range [][]string{
 		{"get", "iop,pods", "-A", "-o", "wide"}, {"logs", "-n", "istio-operator", "deploy/istio-operator", "--tail=20"},
-		{"logs", "-n", "istio-system", "deploy/istiod", "--tail=30"}, {"get", "events", "-A", "--sort-by=.lastTimestamp"},
+		{"logs", "-n", "istio-system", "deploy/istiod", "--tail=30"},
+		{"get", "events", "-A", "--sort-by=.metadata.creationTimestamp", "--no-headers"},
 	} {
 		out, _ := w.try(time.Minute, "", w.node, append([]string{"kubectl"}, args...)...)
-		t.Logf("kubectl %s:\n%s", strings.Join(args, " "), out)
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		t.Logf("kubectl %s:\n%s", strings.Join(args, " "), strings.Join(lines[max(0, len(lines)-40):], "\n"))
 	}
 }

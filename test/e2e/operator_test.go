@@ -34,18 +34,21 @@ const resource = "example-istiocontrolplane"
 // healthy waits until the resource's last generation is HEALTHY.
 func (w *world) healthy(t *testing.T) operatorStatus {
 	t.Helper()
-	var last operatorStatus
-	kubetest.Eventually(t, 3*time.Minute, func() error {
-		s, err := w.status(resource)
-		if err != nil {
-			return err
-		}
-		if last = s; s.Status.Status != "HEALTHY" || s.Status.ObservedGeneration != s.Metadata.Generation {
-			return fmt.Errorf("status is %s: %s", s.Status.Status, s.Status.Message)
-		}
-		return nil
-	})
+	kubetest.Eventually(t, 3*time.Minute, func() error { return w.ready(resource) })
+	last, err := w.status(resource)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return last
+}
+
+// ready says whether the named resource's last generation is HEALTHY.
+func (w *world) ready(name string) error {
+	s, err := w.status(name)
+	if err == nil && (s.Status.Status != "HEALTHY" || s.Status.ObservedGeneration != s.Metadata.Generation) {
+		err = fmt.Errorf("status is %s: %s", s.Status.Status, s.Status.Message)
+	}
+	return err
 }
 
 func (w *world) operatorInit(t *testing.T) {

@@ -60,7 +60,9 @@ type task struct {
 	hash  string // of the object as it was rendered
 	// asBefore says that the same was applied before: what is different is somebody else's doing.
 	asBefore bool
-	change   Change
+	// seized says that another installer's fields are ours since just now.
+	seized bool
+	change Change
 }
 
 // applyOne decides what becomes of one object, and does it. recorded is the Change.Record of its last application.
@@ -94,6 +96,11 @@ func (c Cluster) applyOne(ctx context.Context, object Object, recorded string) (
 	case keepLive(t.desired, t.live):
 		t.change.Action, t.change.Reason = Kept, "it is newer"
 		return t.change, nil
+	}
+	if !Ours(t.live) {
+		if t.live, t.seized, err = c.seize(ctx, t.live); err != nil {
+			return t.change, err
+		}
 	}
 	handOver(t.desired, t.live)
 	t.shape = t.desired.DeepCopy()
@@ -177,11 +184,16 @@ func (c Cluster) send(ctx context.Context, t *task) error {
 	if c.DryRun {
 		options = append(options, client.DryRunAll)
 	}
+	sent := t.desired.DeepCopy()
 	if err := c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(t.desired), options...); err != nil {
 		return err
 	}
 	if !c.DryRun {
 		t.change.Record = record(t.hash, t.desired, t.shape)
+		return nil
+	}
+	if t.seized {
+		return c.lose(ctx, t.desired, sent, t.live)
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func (i Installer) settle(ctx context.Context, target *Target, known apply.Inven
 	if err := i.saveInventory(ctx, target.Owner, final); err != nil {
 		return err
 	}
-	if err := i.supersede(ctx, target); err != nil {
+	if err := i.supersede(ctx, target); err != nil || target.kept {
 		return err
 	}
 	return i.keep(ctx, target)

@@ -71,6 +71,8 @@ type Target struct {
 	Lifecycle  v1alpha1.LifecycleSpec
 	Components []manifest.Component
 
+	// kept says that the objects are those of an installation of the past, or as they were found.
+	kept   bool
 	hashes map[apply.Object]string
 }
 
