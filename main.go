@@ -70,10 +70,14 @@ func run(options options) error {
 	if err != nil {
 		return err
 	}
+	cluster, err := lifecycle.KubernetesVersion(config)
+	if err != nil {
+		return err
+	}
 	reconciler := &controllers.IstioOperatorReconciler{
 		Client:    manager.GetClient(),
 		Direct:    direct,
-		Installer: lifecycle.Installer{Cluster: apply.Cluster{Client: direct}},
+		Installer: lifecycle.Installer{Cluster: apply.Cluster{Client: direct}, Kubernetes: cluster},
 		Build:     lifecycle.Build{Hub: options.hub, Tag: options.tag, Version: options.version},
 		Events:    manager.GetEventRecorder("istio-operator"),
 		Metrics:   controllers.NewMetrics(crmetrics.Registry),

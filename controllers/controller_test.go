@@ -119,13 +119,22 @@ func (b *bench) until(t *testing.T, runs bool, phase v1alpha1.Phase, text string
 	var last v1alpha1.IstioOperatorStatus
 	for range 20 {
 		last = b.step(t)
-		if last.Status == phase && strings.Contains(last.Message, text) {
+		if last.Status == phase && strings.Contains(last.Message, text) && last.ObservedGeneration == b.generation(t) {
 			return last
 		}
 		b.run(t, runs)
 	}
 	t.Fatalf("the status is %s: %s; not %s: %s", last.Status, last.Message, phase, text)
 	return last
+}
+
+func (b *bench) generation(t *testing.T) int64 {
+	t.Helper()
+	resource := &v1alpha1.IstioOperator{}
+	if err := b.kube.Get(ctx, key, resource); err != nil {
+		t.Fatal(err)
+	}
+	return resource.Generation
 }
 
 func (b *bench) told(text string) bool {
@@ -146,6 +155,7 @@ const spec = "profile: minimal\ncomponents: {base: {enabled: false}}\nvalues: {p
 func TestReconcile(t *testing.T) {
 	b := newBench(t)
 	b.write(t, spec)
+	b.step(t) // preflight
 	if got := b.step(t).Status; got != v1alpha1.PhaseUpdating {
 		t.Errorf("after the first writes the status is %s", got)
 	}
@@ -166,11 +176,14 @@ func TestReconcile(t *testing.T) {
 		{"a spec that is refused", b.refusedSpec},
 		{"validation", b.validation},
 		{"CRDs of others and newer ones", b.foreignCRDs},
+		{"stored versions are migrated", b.storedVersions},
+		{"preflight", b.preflight},
 		{"drift", b.drift},
 		{"a fight is given up", b.fight},
 		{"plan mode", b.planMode},
 		{"rollback", b.rollback},
 		{"removal blocked by sidecars", b.blockedRemoval},
+		{"an unused revision goes", b.unused},
 	} {
 		if !t.Run(test.name, test.run) {
 			t.FailNow()
@@ -202,7 +215,7 @@ func (b *bench) foreignCRDs(t *testing.T) {
 	if err := b.kube.Create(ctx, crd("sidecars", "Sidecar", "v1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := b.kube.Create(ctx, crd("gateways", "Gateway", "v9"), client.FieldOwner(apply.FieldManager)); err != nil {
+	if err := b.kube.Apply(ctx, client.ApplyConfigurationFromUnstructured(crd("gateways", "Gateway", "v9")), client.FieldOwner(apply.FieldManager)); err != nil {
 		t.Fatal(err)
 	}
 	b.write(t, "profile: minimal\nvalues: {pilot: {autoscaleEnabled: false}}")

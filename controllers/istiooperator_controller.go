@@ -27,6 +27,8 @@ import (
 const (
 	// pollInterval is how soon an installation on its way is looked at again; owned objects' events come sooner.
 	pollInterval = 2 * time.Second
+	// statusInterval is how long a written status may take to be read again.
+	statusInterval = 100 * time.Millisecond
 	// resyncInterval is how often a healthy one is compared with the cluster, for what no event tells.
 	resyncInterval = 5 * time.Minute
 )
@@ -82,6 +84,9 @@ func (r *IstioOperatorReconciler) install(ctx context.Context, resource *v1alpha
 		return ctrl.Result{}, r.writeStatus(ctx, resource, refused(resource.Status, generation, err))
 	case err != nil:
 		return ctrl.Result{}, r.failed(ctx, resource, generation, err)
+	}
+	if wrote, err := r.preflight(ctx, resource, target, generation); wrote {
+		return ctrl.Result{RequeueAfter: statusInterval}, err
 	}
 	installer := r.Installer
 	installer.Yield = func(ref apply.Ref) bool { return r.fights.undecided(owner, ref, time.Now()) }
@@ -148,6 +153,13 @@ func (r *IstioOperatorReconciler) step(ctx context.Context, resource *v1alpha1.I
 		again = resyncInterval
 		if workloads := target.Lifecycle.Workloads; workloads != nil {
 			status.Workloads, again, err = r.workloads(ctx, installer, *workloads)
+		}
+		gone, lost := r.retire(ctx, resource, installer, target, &status)
+		if err = errors.Join(err, lost); gone {
+			return ctrl.Result{}, err
+		}
+		if removal := target.Lifecycle.Removal; removal != nil && removal.UnusedFor != nil {
+			again = min(again, labelInterval)
 		}
 	}
 	if err := errors.Join(err, r.writeStatus(ctx, resource, status)); err != nil {

@@ -68,6 +68,9 @@ type RemovalSpec struct {
 	Policy string `json:"policy,omitempty"`
 	// Timeout ends the wait of Block, such as 1h; without it the wait has no end.
 	Timeout *metav1.Duration `json:"timeout,omitempty"`
+	// UnusedFor makes the operator delete the resource when nothing has used its control plane for that long, such as 1h:
+	// no sidecar, namespace or tag, and no gateway of its own. An old revision goes so by itself.
+	UnusedFor *metav1.Duration `json:"unusedFor,omitempty"`
 }
 
 // The removal policies.

@@ -23,6 +23,9 @@ const (
 	ConditionStalled     = "Stalled"
 	// ConditionDrifted says that installed objects were edited or deleted by others and left so.
 	ConditionDrifted = "Drifted"
+	// ConditionPreflight says whether the cluster was found fit for the installation before it began, and what is worth
+	// knowing of it.
+	ConditionPreflight = "Preflight"
 )
 
 // IstioOperatorStatus is what the operator saw last.
@@ -44,6 +47,8 @@ type IstioOperatorStatus struct {
 	Plan *PlanStatus `json:"plan,omitempty"`
 	// Workloads counts those with stale sidecars, where spec.lifecycle.workloads is set.
 	Workloads *WorkloadsStatus `json:"workloads,omitempty"`
+	// UnusedSince is since when nothing uses the control plane, where spec.lifecycle.removal.unusedFor is set.
+	UnusedSince *metav1.Time `json:"unusedSince,omitempty"`
 	// Attempt is the edit or upgrade that is on its way, or that was given up.
 	Attempt *AttemptStatus `json:"attempt,omitempty"`
 }

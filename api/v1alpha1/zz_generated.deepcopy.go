@@ -408,6 +408,10 @@ func (in *IstioOperatorStatus) DeepCopyInto(out *IstioOperatorStatus) {
 		*out = new(WorkloadsStatus)
 		(*in).DeepCopyInto(*out)
 	}
+	if in.UnusedSince != nil {
+		in, out := &in.UnusedSince, &out.UnusedSince
+		*out = (*in).DeepCopy()
+	}
 	if in.Attempt != nil {
 		in, out := &in.Attempt, &out.Attempt
 		*out = new(AttemptStatus)
@@ -663,6 +667,11 @@ func (in *RemovalSpec) DeepCopyInto(out *RemovalSpec) {
 	*out = *in
 	if in.Timeout != nil {
 		in, out := &in.Timeout, &out.Timeout
+		*out = new(metav1.Duration)
+		**out = **in
+	}
+	if in.UnusedFor != nil {
+		in, out := &in.UnusedFor, &out.UnusedFor
 		*out = new(metav1.Duration)
 		**out = **in
 	}

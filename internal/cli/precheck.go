@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -19,11 +20,7 @@ func precheckCommand(g *global) *cobra.Command {
 	command := &cobra.Command{
 		Use: "precheck", Short: "Say what in the cluster would hinder an installation or an upgrade", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			kube, err := g.client()
-			if err != nil {
-				return err
-			}
-			problems, err := installer(kube).Precheck(cmd.Context(), build().Version)
+			problems, err := precheck(cmd.Context(), g)
 			if err != nil {
 				return err
 			}
@@ -41,6 +38,23 @@ func precheckCommand(g *global) *cobra.Command {
 	}
 	command.Flags().StringVarP(&output, "output", "o", "", "json or yaml")
 	return command
+}
+
+// precheck looks at the cluster for an installation of this build.
+func precheck(ctx context.Context, g *global) ([]lifecycle.Problem, error) {
+	config, err := g.restConfig()
+	if err != nil {
+		return nil, err
+	}
+	kube, err := g.client()
+	if err != nil {
+		return nil, err
+	}
+	in := installer(kube)
+	if in.Kubernetes, err = lifecycle.KubernetesVersion(config); err != nil {
+		return nil, err
+	}
+	return in.Precheck(ctx, g.istioNamespace, build().Version)
 }
 
 // printProblems prints what was found and says how many of it stop an installation.

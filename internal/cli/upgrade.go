@@ -21,7 +21,7 @@ func upgradeCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			problems, err := installer(kube).Precheck(cmd.Context(), build().Version)
+			problems, err := precheck(cmd.Context(), g)
 			if err != nil {
 				return err
 			}

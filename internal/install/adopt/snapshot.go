@@ -31,6 +31,9 @@ func (m *Mesh) Components() []manifest.Component {
 	var keys [][2]string
 	for _, object := range m.Objects {
 		name := object.GetLabels()[manifest.LabelComponent]
+		if object.GetKind() == "DaemonSet" {
+			continue // Slipway has no such part: it stays its installer's
+		}
 		if !slices.Contains(order, name) {
 			name = "Pilot"
 		}

@@ -215,12 +215,12 @@ func images(spec map[string]any) []Loss {
 	return losses
 }
 
-// foreignParts are those of the mesh that Slipway has no counterpart of. They are kept as they are.
+// foreignParts are those of the mesh that Slipway has no counterpart of. They stay their installer's.
 func (m *Mesh) foreignParts() []Loss {
 	var losses []Loss
 	for _, object := range m.Objects {
 		if object.GetKind() == "DaemonSet" {
-			losses = append(losses, Loss{apply.RefOf(object).String(), "Slipway has no such part; it stays as it is until the adopted mesh is removed"})
+			losses = append(losses, Loss{apply.RefOf(object).String(), "Slipway has no such part; it stays its installer's"})
 		}
 	}
 	return losses

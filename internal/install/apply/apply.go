@@ -97,6 +97,9 @@ func (c Cluster) applyOne(ctx context.Context, object Object, recorded string) (
 		t.change.Action, t.change.Reason = Kept, "it is newer"
 		return t.change, nil
 	}
+	if err := c.migrate(ctx, t.desired, t.live); err != nil {
+		return t.change, err
+	}
 	if !Ours(t.live) {
 		if t.live, t.seized, err = c.seize(ctx, t.live); err != nil {
 			return t.change, err

@@ -47,6 +47,8 @@ type Installer struct {
 	Cluster apply.Cluster
 	// Yield names objects that are not corrected when somebody changes them; nil is none.
 	Yield func(apply.Ref) bool
+	// Kubernetes is the version of the cluster, for prechecks; empty is not known.
+	Kubernetes string
 }
 
 // cluster is the cluster with the target's policy, as it is now.
