@@ -30,6 +30,7 @@ images: ## write the container images to dist/images, without Docker or a regist
 test: build ## all tests, those on a real cluster included
 	hack/setup.sh
 	go test -count=1 -timeout 40m ./...
+	cd test/monitoring && go test -count=1 ./...
 
 .PHONY: test-unit
 test-unit: ## the tests that need neither root nor a cluster
@@ -49,6 +50,7 @@ bench: ## the control plane measured from outside, and benchmarks of the pure st
 lint: bin/golangci-lint ## vet, format and the linters of .golangci.yml
 	bin/golangci-lint run ./...
 	cd test/cluster && ../../bin/golangci-lint run --config ../../.golangci.yml . ./pause
+	cd test/monitoring && ../../bin/golangci-lint run --config ../../.golangci.yml ./...
 
 bin/golangci-lint: tools/go.mod
 	cd tools && go build -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
@@ -62,3 +64,4 @@ generate: bin/controller-gen ## write the generated code, CRDs and manifests
 	bin/controller-gen crd:maxDescLen=0 paths=./api/... output:crd:artifacts:config=config/crd/bases
 	go run ./hack/gencrds
 	go run ./hack/genbundle
+	go run ./hack/genboards

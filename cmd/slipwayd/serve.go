@@ -13,6 +13,8 @@ import (
 	"net/http/pprof"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -63,7 +65,7 @@ func (p *plane) serveSecure(ctx context.Context) error {
 	transport := credentials.NewTLS(&tls.Config{GetCertificate: p.serving.Certificate, MinVersion: tls.VersionTLS12})
 	server := grpc.NewServer(append(p.grpcOptions(), grpc.Creds(transport))...)
 	p.engine.Server.Register(server, byToken{p.reviewer})
-	security.RegisterIstioCertificateServiceServer(server, &identity.Service{Authority: p.authority, Reviewer: p.reviewer})
+	security.RegisterIstioCertificateServiceServer(server, identity.NewService(p.authority, p.reviewer, p.registry))
 	return serveGRPC(ctx, server, p.options.secureAddress)
 }
 
@@ -125,6 +127,9 @@ func writeJSON(w http.ResponseWriter, v any) {
 
 func (p *plane) serveMetrics(ctx context.Context) error {
 	mux := http.NewServeMux()
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "istio_build", Help: "1, with the version as a label.",
+			ConstLabels: prometheus.Labels{"component": "pilot", "tag": version.Version}}, func() float64 { return 1 }))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(p.registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /version", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, version.String()) })
 	return serve(ctx, &http.Server{Addr: p.options.monitoring, Handler: mux})
@@ -134,7 +139,7 @@ func (p *plane) serveWebhooks(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle("POST /inject", p.injector.webhook)
 	mux.Handle("POST /inject/", p.injector.webhook)
-	mux.Handle("POST /validate", &webhook.Validator{Options: p.resolve, State: p.engine.State})
+	mux.Handle("POST /validate", webhook.NewValidator(p.resolve, p.engine.State, p.registry))
 	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: &tls.Config{GetCertificate: p.serving.Certificate, MinVersion: tls.VersionTLS12}}
 	return serve(ctx, server)
 }

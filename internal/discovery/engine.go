@@ -29,7 +29,7 @@ type Engine struct {
 	queue   *source.Queue
 	state   atomic.Pointer[resolve.State]
 	start   resolve.Options
-	update  prometheus.Histogram
+	metrics *metrics
 	reach   steps
 }
 
@@ -45,9 +45,7 @@ func NewEngine(watch source.Options, options resolve.Options, registry prometheu
 		queue.Add(source.Change{Kind: resolve.KeySet, Name: from, Object: &mesh.KeySet{Text: keys}})
 	}
 	e := &Engine{Server: server, keys: jwks.New(tell), secrets: sds.New(watch.Kube, server.SecretsChanged), source: from, queue: queue, start: options,
-		update: prometheus.NewHistogram(prometheus.HistogramOpts{Name: "pilot_pushcontext_init_seconds", Help: "Time to bring the mesh and all views up to date.",
-			Buckets: []float64{.0005, .001, .005, .01, .05, .1, .5, 1, 5}})}
-	registry.MustRegister(e.update)
+		metrics: newMetrics(registry)}
 	server.Secrets = secrets{e.secrets}
 	return e, nil
 }
@@ -76,6 +74,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	dirty.All = true
 	e.state.Store(state)
 	e.reach.note(changes, e.Server.Update(state.World, dirty))
+	e.metrics.show(state, changes)
 	e.wantKeys(ctx, nil)
 	slog.Info("the mesh is known", "services", state.World.Services.Len(), "problems", len(state.Problems()))
 	for {
@@ -119,7 +118,8 @@ func (e *Engine) step() {
 		step = e.Server.Update(state.World, dirty)
 	}
 	e.reach.note(changes, step)
-	e.update.Observe(time.Since(began).Seconds())
+	e.metrics.update.Observe(time.Since(began).Seconds())
+	e.metrics.show(state, changes)
 }
 
 // Reach says which version of an object is known, and how many of the connected proxies hold what it made; false if the

@@ -132,6 +132,20 @@ func parseKey(text []byte) (crypto.Signer, error) {
 // RootPEM is what trusts this authority.
 func (a *Authority) RootPEM() []byte { return a.root }
 
+// RootEnds is when the first of the roots ends.
+func (a *Authority) RootEnds() time.Time {
+	ends := a.certificate.NotAfter
+	for rest := a.root; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return ends
+		}
+		if root, err := x509.ParseCertificate(block.Bytes); err == nil && root.NotAfter.Before(ends) {
+			ends = root.NotAfter
+		}
+	}
+}
+
 // CertificatePEM is the authority's own certificate.
 func (a *Authority) CertificatePEM() []byte { return encode("CERTIFICATE", a.certificate.Raw) }
 

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	security "istio.io/api/security/v1alpha1"
@@ -15,19 +16,44 @@ type Service struct {
 	security.UnimplementedIstioCertificateServiceServer
 	Authority *Authority
 	Reviewer  *Reviewer
+	metrics   *metrics
+}
+
+// metrics have istiod's names.
+type metrics struct{ asked, signed, unknown, mistaken prometheus.Counter }
+
+// NewService registers its metrics, and those of the root.
+func NewService(authority *Authority, reviewer *Reviewer, registry prometheus.Registerer) *Service {
+	counter := func(name, help string) prometheus.Counter {
+		made := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+		registry.MustRegister(made)
+		return made
+	}
+	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "citadel_server_root_cert_expiry_timestamp", Help: "When the root certificate ends, in seconds since 1970."},
+		func() float64 { return float64(authority.RootEnds().Unix()) }))
+	return &Service{Authority: authority, Reviewer: reviewer, metrics: &metrics{
+		asked:    counter("citadel_server_csr_count", "Certificates that were asked for."),
+		signed:   counter("citadel_server_success_cert_issuance_count", "Certificates that were signed."),
+		unknown:  counter("citadel_server_authentication_failure_count", "Requests whose caller was not who it said."),
+		mistaken: counter("citadel_server_csr_parsing_err_count", "Requests that could not be signed."),
+	}}
 }
 
 // CreateCertificate signs for whom the caller's token says, whatever the request says.
 func (s *Service) CreateCertificate(ctx context.Context, request *security.IstioCertificateRequest) (*security.IstioCertificateResponse, error) {
+	s.metrics.asked.Inc()
 	id, err := s.Reviewer.Identify(ctx)
 	if err != nil {
+		s.metrics.unknown.Inc()
 		slog.Warn("certificate refused", "error", err)
 		return nil, status.Error(codes.Unauthenticated, "request authenticate failure")
 	}
 	chain, err := s.Authority.Sign([]byte(request.Csr), id, workloadIn(request.Metadata), time.Duration(request.ValidityDuration)*time.Second, time.Now())
 	if err != nil {
+		s.metrics.mistaken.Inc()
 		slog.Warn("certificate refused", "identity", id.String(), "error", err)
 		return nil, status.Errorf(codes.InvalidArgument, "%v", err)
 	}
+	s.metrics.signed.Inc()
 	return &security.IstioCertificateResponse{CertChain: chain}, nil
 }

@@ -54,6 +54,7 @@ func TestStory(t *testing.T) {
 		{"a bad VirtualService stops no other", w.badVirtualService},
 		{"mTLS between sidecars, plain text still accepted", w.mutualTLS},
 		{"O1 metrics rise by what was sent", w.telemetry},
+		{"alerts and boards read what is exported", w.exported},
 		{"T15 Ingress", w.ingress},
 		{"no proxy rejected anything", w.noRejections},
 		{"every proxy is in step", w.proxyStatus},

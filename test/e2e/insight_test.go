@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,12 +16,21 @@ import (
 	"github.com/slipway-mesh/slipway/test/kubetest"
 )
 
+// scrape reads the metrics of running pods.
+func (w *world) scrape(t *testing.T, namespace, selector, at string) []string {
+	t.Helper()
+	var texts []string
+	for _, ip := range strings.Fields(w.kubectl(t, "get", "pods", "-n", namespace, "-l", selector, "--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].status.podIP}")) {
+		texts = append(texts, w.run(t, time.Minute, "nsenter", "--net=/run/netns/slipway-"+clusterName, "curl", "-s", "-m", "5", "http://"+ip+at))
+	}
+	return texts
+}
+
 // metric adds up the series of a metric that a pod's agent tells of and that have all of some labels.
 func (w *world) metric(t *testing.T, namespace, selector, name string, labels ...string) int {
 	t.Helper()
 	total := 0
-	for _, ip := range strings.Fields(w.kubectl(t, "get", "pods", "-n", namespace, "-l", selector, "--field-selector", "status.phase=Running", "-o", "jsonpath={.items[*].status.podIP}")) {
-		text := w.run(t, time.Minute, "nsenter", "--net=/run/netns/slipway-"+clusterName, "curl", "-s", "-m", "5", "http://"+ip+":15020/stats/prometheus")
+	for _, text := range w.scrape(t, namespace, selector, ":15020/stats/prometheus") {
 		lines := bufio.NewScanner(strings.NewReader(text))
 		lines.Buffer(nil, 1<<20)
 	next:
@@ -175,4 +187,53 @@ func (w *world) explained(t *testing.T) {
 	if !strings.Contains(out, "virtual-service bookinfo.default") || !strings.Contains(out, "productpage.default.svc.cluster.local") {
 		t.Errorf("route at the gateway: %s", out)
 	}
+}
+
+// exported: the real binaries export every metric that the alerts and boards read, with the labels that are asked of it.
+func (w *world) exported(t *testing.T) {
+	page := w.kubectl(t, "get", "pods", "-n", "default", "-l", "app=productpage", "-o", "jsonpath={.items[0].status.podIP}")
+	// A port that no Service has is taken as TCP.
+	_, _ = w.try(time.Minute, "", "nsenter", "--net=/run/netns/slipway-"+clusterName, "bash", "-c", "echo hello > /dev/tcp/"+page+"/9999")
+	list, err := os.ReadFile(filepath.Join(w.root, "monitoring/metrics.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubetest.Eventually(t, 15*time.Second, func() error { // Envoy's histograms follow
+		var all []string
+		for _, from := range [][3]string{{"istio-operator", "name=istio-operator", ":8383/metrics"}, {"istio-system", "app=istiod", ":15014/metrics"},
+			{"istio-system", "istio=ingressgateway", ":15020/stats/prometheus"}, {"default", "app=productpage", ":15020/stats/prometheus"}} {
+			texts := w.scrape(t, from[0], from[1], from[2])
+			if len(texts) == 0 {
+				return fmt.Errorf("no pod %s in %s", from[1], from[0])
+			}
+			for _, text := range texts {
+				all = append(all, strings.Split(text, "\n")...)
+			}
+		}
+		var missing []string
+		for _, line := range strings.Split(strings.TrimSpace(string(list)), "\n") {
+			name, labels, _ := strings.Cut(line, " ")
+			if !slices.ContainsFunc(all, func(series string) bool { return hasSeries(series, name, labels) }) {
+				missing = append(missing, line)
+			}
+		}
+		if len(missing) > 0 {
+			return fmt.Errorf("nobody exports:\n%s", strings.Join(missing, "\n"))
+		}
+		return nil
+	})
+}
+
+// hasSeries says whether a line of an exposition is of the metric and has all of the labels.
+func hasSeries(series, name, labels string) bool {
+	rest, ok := strings.CutPrefix(series, name)
+	if !ok || rest == "" || rest[0] != '{' && rest[0] != ' ' {
+		return false
+	}
+	for _, label := range strings.Split(labels, ",") {
+		if label != "" && !strings.Contains(rest, label+`="`) {
+			return false
+		}
+	}
+	return true
 }

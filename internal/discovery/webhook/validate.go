@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 
+	"github.com/prometheus/client_golang/prometheus"
 	admission "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -25,6 +26,18 @@ type Validator struct {
 	Options resolve.Options
 	// State is what else there is; nil while that is not known.
 	State func() *resolve.State
+	// Istio's names: galley was the part that did this.
+	passed, failed *prometheus.CounterVec
+}
+
+// NewValidator registers its metrics.
+func NewValidator(options resolve.Options, state func() *resolve.State, registry prometheus.Registerer) *Validator {
+	v := &Validator{Options: options, State: state,
+		passed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "galley_validation_passed", Help: "Objects that were taken."}, []string{"group", "version", "resource"}),
+		failed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "galley_validation_failed", Help: "Objects that were refused."}, []string{"group", "version", "resource"}),
+	}
+	registry.MustRegister(v.passed, v.failed)
+	return v
 }
 
 // ServeHTTP answers one review.
@@ -37,6 +50,12 @@ func (v *Validator) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 	}
 	answer := admission.AdmissionReview{TypeMeta: review.TypeMeta, Response: v.review(review.Request)}
 	answer.Response.UID = review.Request.UID
+	count := v.failed
+	if answer.Response.Allowed {
+		count = v.passed
+	}
+	asked := review.Request.Resource
+	count.WithLabelValues(asked.Group, asked.Version, asked.Resource).Inc()
 	out.Header().Set("Content-Type", "application/json")
 	if err := json.NewEncoder(out).Encode(answer); err != nil {
 		slog.Warn("validate: cannot answer", "error", err)

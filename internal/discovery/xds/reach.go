@@ -1,6 +1,9 @@
 package xds
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // Reach says how many of the connected proxies hold the mesh as it was after a step, or later: they have acknowledged all
 // that it made of their configuration, and rejected nothing of it. Steps are what Update returns.
@@ -42,4 +45,9 @@ func (s *stream) noteStep() {
 		}
 	}
 	s.done.Store(target.step)
+	began := target.made
+	if began.Before(s.since) {
+		began = s.since
+	}
+	s.metrics.Converged.Observe(time.Since(began).Seconds())
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
@@ -103,7 +104,7 @@ func (s *Server) place(st *stream, dirty world.Dirty) {
 
 func (s *Server) targetOf(st *stream) *target {
 	c := st.class
-	t := &target{step: s.step, parts: [typeCount][]*envoy.Section{
+	t := &target{step: s.step, made: time.Now(), parts: [typeCount][]*envoy.Section{
 		clusterIndex:  {c.outbound.Clusters()},
 		endpointIndex: {c.outbound.Endpoints()},
 	}}

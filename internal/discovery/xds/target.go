@@ -1,6 +1,8 @@
 package xds
 
 import (
+	"time"
+
 	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
 )
 
@@ -28,6 +30,7 @@ func indexOf(typeURL string) (int, bool) {
 // target is what a stream is to be sent: for each type the sections that together are its resources. It is immutable.
 type target struct {
 	step    uint64 // of the world that it was first computed of
+	made    time.Time
 	parts   [typeCount][]*envoy.Section
 	hostsOf func(table string) []*envoy.Resource
 }

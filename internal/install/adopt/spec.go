@@ -301,4 +301,3 @@ func element(list []any, step string) int {
 	}
 	return index
 }
-

@@ -150,4 +150,3 @@ func within(part, whole map[string]string) bool {
 	}
 	return true
 }
-

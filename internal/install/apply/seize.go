@@ -196,4 +196,3 @@ func setAt(root map[string]any, path fieldpath.Path, value any) {
 		m[*path[len(path)-1].FieldName] = value
 	}
 }
-

@@ -25,13 +25,26 @@ type Webhook struct {
 	Native   func() bool
 	Revision string
 	results  *prometheus.CounterVec
+	// Istio's dashboards read a counter of each result.
+	injected, skipped, failed prometheus.Counter
 }
 
 // NewWebhook registers its metrics.
 func NewWebhook(config func() *Config, native func() bool, revision string, registry prometheus.Registerer) *Webhook {
 	results := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sidecar_injection_requests_total", Help: "Admission reviews of pods, by result."}, []string{"result"})
-	registry.MustRegister(results)
-	return &Webhook{Config: config, Native: native, Revision: revision, results: results}
+	w := &Webhook{Config: config, Native: native, Revision: revision, results: results,
+		injected: prometheus.NewCounter(prometheus.CounterOpts{Name: "sidecar_injection_success_total", Help: "Pods that got a sidecar."}),
+		skipped:  prometheus.NewCounter(prometheus.CounterOpts{Name: "sidecar_injection_skip_total", Help: "Pods that are to have no sidecar."}),
+		failed:   prometheus.NewCounter(prometheus.CounterOpts{Name: "sidecar_injection_failure_total", Help: "Pods that should have got a sidecar and were refused."})}
+	registry.MustRegister(results, w.injected, w.skipped, w.failed)
+	return w
+}
+
+// failure counts a review that failed and answers it.
+func (w *Webhook) failure(err error) *admission.AdmissionResponse {
+	w.results.WithLabelValues("error").Inc()
+	w.failed.Inc()
+	return denied(err)
 }
 
 // ServeHTTP answers a review in kind.
@@ -71,16 +84,15 @@ func denied(err error) *admission.AdmissionResponse {
 func (w *Webhook) review(request *admission.AdmissionRequest) *admission.AdmissionResponse {
 	pod := &corev1.Pod{}
 	if err := json.Unmarshal(request.Object.Raw, pod); err != nil {
-		w.results.WithLabelValues("error").Inc()
-		return denied(fmt.Errorf("read the pod: %w", err))
+		return w.failure(fmt.Errorf("read the pod: %w", err))
 	}
 	config := w.Config()
 	if config == nil {
-		w.results.WithLabelValues("error").Inc()
-		return denied(fmt.Errorf("the injector's configuration is not there yet"))
+		return w.failure(fmt.Errorf("the injector's configuration is not there yet"))
 	}
 	if wanted, why := Wanted(config, pod, request.Namespace); !wanted {
 		w.results.WithLabelValues("skipped").Inc()
+		w.skipped.Inc()
 		return &admission.AdmissionResponse{Allowed: true, Warnings: []string{"istio: no sidecar is injected: " + why}}
 	}
 	injected, err := Pod(config, Request{Pod: pod, Namespace: request.Namespace, Revision: w.Revision, Native: w.Native()})
@@ -88,13 +100,13 @@ func (w *Webhook) review(request *admission.AdmissionRequest) *admission.Admissi
 		var patch []byte
 		if patch, err = difference(request.Object.Raw, injected); err == nil {
 			w.results.WithLabelValues("injected").Inc()
+			w.injected.Inc()
 			kind := admission.PatchTypeJSONPatch
 			return &admission.AdmissionResponse{Allowed: true, Patch: patch, PatchType: &kind}
 		}
 	}
-	w.results.WithLabelValues("error").Inc()
 	slog.Error("inject: failed", "namespace", request.Namespace, "pod", pod.GenerateName+pod.Name, "error", err)
-	return denied(err)
+	return w.failure(err)
 }
 
 func difference(before []byte, pod *corev1.Pod) ([]byte, error) {
