@@ -18,7 +18,6 @@ import (
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
 	"github.com/slipway-mesh/slipway/controllers"
-	"github.com/slipway-mesh/slipway/internal/identity"
 	"github.com/slipway-mesh/slipway/internal/install/apply"
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 )
@@ -55,10 +54,10 @@ func run(options options) error {
 		LeaderElectionReleaseOnCancel: true,
 	}
 	ctx := ctrl.SetupSignalHandler()
-	var issuer *identity.Authority
+	var bundle []byte
 	var err error
 	if options.webhookPort != 0 {
-		if issuer, err = authority(ctx, &managed, options); err != nil {
+		if managed.WebhookServer, bundle, err = webhookServer(ctx, options); err != nil {
 			return err
 		}
 	}
@@ -85,9 +84,9 @@ func run(options options) error {
 	if err := reconciler.SetupWithManager(manager); err != nil {
 		return err
 	}
-	if issuer != nil {
+	if managed.WebhookServer != nil {
 		validator := &controllers.Validator{Build: reconciler.Build, Installer: reconciler.Installer}
-		if err := addWebhook(manager, direct, validator, issuer.RootPEM()); err != nil {
+		if err := addWebhook(manager, direct, validator, bundle); err != nil {
 			return err
 		}
 	}

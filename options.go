@@ -13,6 +13,7 @@ type options struct {
 	hub, tag, version                                              string
 	leaderElect                                                    bool
 	webhookPort                                                    int
+	webhookCerts                                                   string
 }
 
 // environment lists the variables that the operator reads, with what they are for.
@@ -40,6 +41,7 @@ func parseOptions(flags *flag.FlagSet, args []string) options {
 	flags.BoolVar(&o.leaderElect, "leader-elect", true, "only one replica acts at a time")
 	flags.StringVar(&o.leaderNamespace, "leader-election-namespace", env("LEADER_ELECTION_NAMESPACE", ""), "namespace of the leader's Lease")
 	flags.IntVar(&o.webhookPort, "webhook-port", 9443, "where the API server's questions about IstioOperators are answered; 0 turns it off")
+	flags.StringVar(&o.webhookCerts, "webhook-cert-dir", "/tmp/k8s-webhook-server/serving-certs", "where tls.crt and tls.key for that may be; without them the operator makes its own")
 	flags.StringVar(&o.hub, "hub", env("HUB", version.Hub), "where this build's images are")
 	flags.StringVar(&o.tag, "tag", env("TAG", version.Version), "the tag of this build's images")
 	// The image is started as `operator server`, as Istio's is; the word is accepted.

@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -26,27 +28,33 @@ const webhookName = "istio-operator"
 // webhookLook is how often the configuration is looked at: somebody may have applied it again without our bundle.
 const webhookLook = 30 * time.Second
 
-// authority is who issues the webhook's certificate: all replicas share it, so that one bundle does for them.
-func authority(ctx context.Context, config *ctrl.Options, o options) (*identity.Authority, error) {
+// webhookServer serves with the certificate that somebody gives, as OLM does, or else with one of our own, whose bundle it
+// returns: all replicas share its authority, so that one bundle does for them.
+func webhookServer(ctx context.Context, o options) (webhook.Server, []byte, error) {
+	if _, err := os.Stat(filepath.Join(o.webhookCerts, "tls.crt")); err == nil {
+		return webhook.NewServer(webhook.Options{Port: o.webhookPort, CertDir: o.webhookCerts}), nil, nil
+	}
 	kube, err := kubernetes.NewForConfig(ctrl.GetConfigOrDie())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	made, err := identity.LoadOrCreate(ctx, kube, o.leaderNamespace, "cluster.local", "")
 	if err != nil {
-		return nil, fmt.Errorf("the webhook's authority: %w", err)
+		return nil, nil, fmt.Errorf("the webhook's authority: %w", err)
 	}
 	name := webhookName + "." + o.leaderNamespace + ".svc"
 	serving := &identity.Serving{Authority: made, Names: []string{name, name + ".cluster.local"}}
-	config.WebhookServer = webhook.NewServer(webhook.Options{Port: o.webhookPort, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+	return webhook.NewServer(webhook.Options{Port: o.webhookPort, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.GetCertificate = serving.Certificate
-	}}})
-	return made, nil
+	}}}), made.RootPEM(), nil
 }
 
-// addWebhook serves the validation of IstioOperators, and lets the API server trust it.
+// addWebhook serves the validation of IstioOperators, and lets the API server trust it where the bundle is ours to set.
 func addWebhook(m ctrl.Manager, direct client.Client, validator *controllers.Validator, bundle []byte) error {
 	m.GetWebhookServer().Register(controllers.ValidatePath, &admission.Webhook{Handler: validator})
+	if bundle == nil {
+		return nil
+	}
 	return m.Add(manager.RunnableFunc(func(ctx context.Context) error {
 		for {
 			if err := trust(ctx, direct, bundle); err != nil {
@@ -61,8 +69,7 @@ func addWebhook(m ctrl.Manager, direct client.Client, validator *controllers.Val
 	}))
 }
 
-// trust sets the bundle that our certificate is trusted by. Without a configuration there is nothing to do: OLM has its
-// own way.
+// trust sets the bundle that our certificate is trusted by. Without a configuration there is nothing to do.
 func trust(ctx context.Context, direct client.Client, bundle []byte) error {
 	config := &admissionv1.ValidatingWebhookConfiguration{}
 	if err := direct.Get(ctx, client.ObjectKey{Name: webhookName}, config); err != nil {

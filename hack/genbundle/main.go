@@ -196,12 +196,27 @@ func clusterServiceVersion(objects []manifest.Object, examples string) object {
 			"installModes": modes,
 			"customresourcedefinitions": object{"owned": []any{object{"kind": "IstioOperator", "name": "istiooperators.install.istio.io", "version": "v1alpha1",
 				"displayName": "Istio Operator", "description": "A mesh: profile, components, and settings."}}},
+			"webhookdefinitions": webhookDefinitions(objects, deployment.GetName()),
 			"install": object{"strategy": "deployment", "spec": object{
 				"clusterPermissions": rules("ClusterRole"), "permissions": rules("Role"),
 				"deployments": []any{object{"name": deployment.GetName(), "label": object{"name": deployment.GetName()}, "spec": olmSpec(deployment.Object["spec"].(object))}},
 			}},
 		},
 	}
+}
+
+// webhookDefinitions are the webhooks as OLM registers them: it makes their configuration, Service and certificates.
+func webhookDefinitions(objects []manifest.Object, deployment string) []any {
+	var out []any
+	for _, configuration := range ofKind(objects, "ValidatingWebhookConfiguration") {
+		for _, w := range configuration.Object["webhooks"].([]any) {
+			hook := w.(object)
+			out = append(out, object{"type": "ValidatingAdmissionWebhook", "generateName": hook["name"], "deploymentName": deployment, "containerPort": 443, "targetPort": 9443,
+				"webhookPath": hook["clientConfig"].(object)["service"].(object)["path"], "rules": hook["rules"], "failurePolicy": hook["failurePolicy"],
+				"sideEffects": hook["sideEffects"], "timeoutSeconds": hook["timeoutSeconds"], "admissionReviewVersions": hook["admissionReviewVersions"]})
+		}
+	}
+	return out
 }
 
 // olmSpec watches the namespaces that OLM's OperatorGroup names instead of fixed ones.

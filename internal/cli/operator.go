@@ -18,6 +18,7 @@ import (
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
 	"github.com/slipway-mesh/slipway/internal/install/apply"
+	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 )
 
@@ -91,17 +92,28 @@ func printObjects(cmd *cobra.Command, objects []manifest.Object, output string) 
 
 func operatorInitCommand(g *global) *cobra.Command {
 	f := &operatorFlags{}
-	var file string
+	var file, revision string
 	var timeout time.Duration
+	var dryRun bool
 	command := &cobra.Command{
 		Use: "init", Short: "Install or upgrade the operator and wait until it is ready", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if revision != "" {
+				return fmt.Errorf("--revision %s: one operator serves the IstioOperators of all revisions; leave it out", revision)
+			}
 			objects, err := f.render()
 			if err != nil {
 				return err
 			}
 			kube, err := g.client()
 			if err != nil {
+				return err
+			}
+			if dryRun {
+				changes, err := apply.Cluster{Client: kube, DryRun: true}.Apply(cmd.Context(), objects, nil)
+				for _, line := range (lifecycle.Plan{Changes: changes}).Lines() {
+					fmt.Fprintln(cmd.OutOrStdout(), line)
+				}
 				return err
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
@@ -125,6 +137,9 @@ func operatorInitCommand(g *global) *cobra.Command {
 	f.register(command)
 	command.Flags().StringVarP(&file, "filename", "f", "", "an IstioOperator to apply when the operator is ready")
 	command.Flags().DurationVar(&timeout, "readiness-timeout", 5*time.Minute, "how long to wait")
+	command.Flags().BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
+	command.Flags().StringVarP(&revision, "revision", "r", "", "istioctl had an operator a revision")
+	_ = command.Flags().MarkHidden("revision") // it only explains itself
 	return command
 }
 

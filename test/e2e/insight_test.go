@@ -189,11 +189,31 @@ func (w *world) explained(t *testing.T) {
 	}
 }
 
+const tcpGateway = `
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: tcp, namespace: default}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 31400, name: tcp, protocol: TCP}, hosts: ["*"]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: tcp, namespace: default}
+spec:
+  hosts: ["*"]
+  gateways: [tcp]
+  tcp: [{match: [{port: 31400}], route: [{destination: {host: details, port: {number: 9080}}}]}]
+`
+
 // exported: the real binaries export every metric that the alerts and boards read, with the labels that are asked of it.
 func (w *world) exported(t *testing.T) {
-	page := w.kubectl(t, "get", "pods", "-n", "default", "-l", "app=productpage", "-o", "jsonpath={.items[0].status.podIP}")
-	// A port that no Service has is taken as TCP.
-	_, _ = w.try(time.Minute, "", "nsenter", "--net=/run/netns/slipway-"+clusterName, "bash", "-c", "echo hello > /dev/tcp/"+page+"/9999")
+	w.mustApply(t, tcpGateway)
+	kubetest.Eventually(t, 15*time.Second, func() error {
+		_, err := w.try(time.Minute, "", "nsenter", "--net=/run/netns/slipway-"+clusterName, "curl", "-sf", "-m", "5",
+			"http://"+w.kubectl(t, "get", "pods", "-n", "istio-system", "-l", "istio=ingressgateway", "-o", "jsonpath={.items[0].status.podIP}")+":31400/details/0")
+		return err
+	})
 	list, err := os.ReadFile(filepath.Join(w.root, "monitoring/metrics.txt"))
 	if err != nil {
 		t.Fatal(err)
@@ -222,6 +242,7 @@ func (w *world) exported(t *testing.T) {
 		}
 		return nil
 	})
+	w.kubectl(t, "delete", "gateway.networking.istio.io/tcp", "virtualservice/tcp")
 }
 
 // hasSeries says whether a line of an exposition is of the metric and has all of the labels.

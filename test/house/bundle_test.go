@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -48,14 +49,23 @@ func TestBundleHoldsTogether(t *testing.T) {
 			CustomResourceDefinitions struct {
 				Owned []struct{ Name, Kind, Version string }
 			}
+			WebhookDefinitions []struct {
+				Type, DeploymentName, WebhookPath, FailurePolicy string
+				TargetPort                                       int
+				Rules                                            []struct{ Resources []string }
+			}
 			Install struct {
 				Spec struct {
 					Deployments []struct {
+						Name string
 						Spec struct {
 							Selector struct{ MatchLabels map[string]string }
 							Template struct {
 								Metadata struct{ Labels map[string]string }
-								Spec     struct{ ServiceAccountName string }
+								Spec     struct {
+									ServiceAccountName string
+									Containers         []struct{ Ports []struct{ ContainerPort int } }
+								}
 							}
 						}
 					}
@@ -89,8 +99,22 @@ func TestBundleHoldsTogether(t *testing.T) {
 		t.Fatalf("it installs %+v", install)
 	}
 	pod := install.Deployments[0].Spec
-	if diff := cmp.Diff(pod.Selector.MatchLabels, pod.Template.Metadata.Labels); diff != "" {
-		t.Error(diff)
+	for name, value := range pod.Selector.MatchLabels {
+		if pod.Template.Metadata.Labels[name] != value {
+			t.Errorf("the Deployment selects %s=%s, and its pods have %v", name, value, pod.Template.Metadata.Labels)
+		}
+	}
+	hooks := csv.Spec.WebhookDefinitions
+	if len(hooks) != 1 || hooks[0].DeploymentName != install.Deployments[0].Name || hooks[0].WebhookPath != "/validate-install-istio-io-v1alpha1-istiooperator" ||
+		!slices.Contains(hooks[0].Rules[0].Resources, "istiooperators") || hooks[0].FailurePolicy != "Ignore" {
+		t.Errorf("webhooks: %+v", hooks)
+	}
+	served := false
+	for _, port := range pod.Template.Spec.Containers[0].Ports {
+		served = served || port.ContainerPort == hooks[0].TargetPort
+	}
+	if !served {
+		t.Errorf("no container listens at the webhook's port %d", hooks[0].TargetPort)
 	}
 	for _, permission := range append(install.ClusterPermissions, install.Permissions...) {
 		if permission.ServiceAccountName != pod.Template.Spec.ServiceAccountName || len(permission.Rules) == 0 {
