@@ -21,6 +21,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/slipway-mesh/slipway/internal/install/manifest"
 	"github.com/slipway-mesh/slipway/test/kubetest"
 )
 
@@ -66,6 +67,7 @@ func TestOperator(t *testing.T) {
 	time.Sleep(65 * time.Second) // young CRDs are read whole, to see whether they are established
 	const looks = 20
 	count, sum := reconciles(t, metrics)
+	wroteBefore := written(t, metrics)
 	for k := range looks {
 		kube.Apply(t, resource(k+1))
 		kubetest.Eventually(t, 10*time.Second, func() error {
@@ -75,12 +77,42 @@ func TestOperator(t *testing.T) {
 			return nil
 		})
 	}
-	after, total := reconciles(t, metrics)
-	mean := (total - sum) / (after - count) * 1000
+	after, spent := reconciles(t, metrics)
+	if wrote := written(t, metrics) - wroteBefore; wrote != 0 {
+		t.Errorf("%v objects were written by settled looks", wrote)
+	}
+	mean := (spent - sum) / (after - count) * 1000
 	peak := operator.memory(t, "VmHWM") >> 20
 	fmt.Printf("operator, %d pods in the cluster: a settled look takes %.0f ms (mean of %.0f), peak memory %d MB\n", manyPods, mean, after-count, peak)
 	if mean > 100 || peak > 100 {
 		t.Errorf("the aims are 100 ms and 100 MB")
+	}
+}
+
+// TestRender measures what a render of each profile takes, the first of a process left out.
+func TestRender(t *testing.T) {
+	const rounds = 10
+	options := manifest.Options{Hub: "docker.io/slipway", Tag: "1.0.0", Version: "1.0.0", Owner: "mesh", OwnerNamespace: "istio-system"}
+	fmt.Println("render of a profile: mean of", rounds)
+	for _, name := range []string{"default", "demo", "minimal", "empty", "preview", "stable"} {
+		layer := manifest.Layer{Name: "test", Spec: map[string]any{"profile": name}}
+		var objects int
+		var began time.Time
+		for round := range rounds + 1 {
+			if round == 1 {
+				began = time.Now()
+			}
+			made, err := manifest.Render(options, layer)
+			if err != nil {
+				t.Fatal(err)
+			}
+			objects = len(made.Objects())
+		}
+		took := time.Since(began) / rounds
+		fmt.Printf("  %-8s %5.1f ms, %d objects\n", name, took.Seconds()*1000, objects)
+		if took > 100*time.Millisecond {
+			t.Errorf("profile %s takes %s; the aim is 100 ms", name, took)
+		}
 	}
 }
 
@@ -131,8 +163,21 @@ func healthy(t *testing.T, kube client.Client) error {
 	return nil
 }
 
-// reconciles reads how many looks there were, and how many seconds they took together.
+// reconciles is how often the operator looked, and for how many seconds in all.
 func reconciles(t *testing.T, address string) (count, sum float64) {
+	t.Helper()
+	const name = "controller_runtime_reconcile_time_seconds_"
+	return total(t, address, name+"count"), total(t, address, name+"sum")
+}
+
+// written is how many objects the operator wrote.
+func written(t *testing.T, address string) float64 {
+	t.Helper()
+	return total(t, address, "istio_install_operator_resource_changes_total")
+}
+
+// total adds up the series of a metric.
+func total(t *testing.T, address, metric string) (sum float64) {
 	t.Helper()
 	response, err := http.Get("http://" + address + "/metrics")
 	if err != nil {
@@ -141,13 +186,9 @@ func reconciles(t *testing.T, address string) (count, sum float64) {
 	defer func() { _ = response.Body.Close() }()
 	for lines := bufio.NewScanner(response.Body); lines.Scan(); {
 		name, value, _ := strings.Cut(lines.Text(), " ")
-		number, _ := strconv.ParseFloat(value, 64)
-		switch {
-		case strings.HasPrefix(name, "controller_runtime_reconcile_time_seconds_count"):
-			count += number
-		case strings.HasPrefix(name, "controller_runtime_reconcile_time_seconds_sum"):
+		if number, err := strconv.ParseFloat(value, 64); err == nil && strings.HasPrefix(name, metric) {
 			sum += number
 		}
 	}
-	return count, sum
+	return sum
 }

@@ -252,7 +252,7 @@ func line(selector []*labels.Matcher) string {
 	var with []string
 	for _, matcher := range selector {
 		switch {
-		case matcher.Name == labels.MetricName:
+		case matcher.Name == model.MetricNameLabel:
 			name = matcher.Value
 		case matcher.Name != "app": // it is the scraper's
 			with = append(with, matcher.Name)
@@ -261,4 +261,3 @@ func line(selector []*labels.Matcher) string {
 	slices.Sort(with)
 	return strings.TrimSpace(name + " " + strings.Join(slices.Compact(with), ","))
 }
-
