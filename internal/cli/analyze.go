@@ -9,8 +9,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -33,8 +35,11 @@ func (e Exit) Error() string { return e.Message }
 
 type analysis struct {
 	useKube, allNamespaces, recursive bool
-	threshold, output                 string
+	listAnalyzers                     bool
+	threshold, shown, output          string
+	meshFile, revision                string
 	suppress                          []string
+	timeout                           time.Duration
 }
 
 var levels = []string{resolve.LevelInfo, resolve.LevelWarning, resolve.LevelError}
@@ -48,10 +53,20 @@ func analyzeCommand(g *global) *cobra.Command {
 			"  slipway analyze virtual-service.yaml         # what the cluster would be with the file\n" +
 			"  slipway analyze --use-kube=false -R config/  # files alone",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !slices.Contains(levels, a.threshold) {
-				return fmt.Errorf("--failure-threshold: %q is none of %s", a.threshold, strings.Join(levels, ", "))
+			for flag, level := range map[string]string{"failure-threshold": a.threshold, "output-threshold": a.shown} {
+				if !slices.Contains(levels, level) {
+					return fmt.Errorf("--%s: %q is none of %s", flag, level, strings.Join(levels, ", "))
+				}
 			}
-			return a.run(cmd.Context(), g, cmd.OutOrStdout(), cmd.InOrStdin(), args)
+			if a.listAnalyzers {
+				for _, line := range resolve.Reasons() {
+					fmt.Fprintln(cmd.OutOrStdout(), line)
+				}
+				return nil
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
+			defer cancel()
+			return a.run(ctx, g, cmd.OutOrStdout(), cmd.InOrStdin(), args)
 		},
 	}
 	flags := command.Flags()
@@ -59,6 +74,11 @@ func analyzeCommand(g *global) *cobra.Command {
 	flags.BoolVarP(&a.allNamespaces, "all-namespaces", "A", false, "tell of all namespaces")
 	flags.BoolVarP(&a.recursive, "recursive", "R", false, "read folders with those in them")
 	flags.StringVar(&a.threshold, "failure-threshold", resolve.LevelError, "fail if there is something of this level or above: Info, Warning or Error")
+	flags.StringVar(&a.shown, "output-threshold", resolve.LevelInfo, "print what is of this level or above")
+	flags.StringVar(&a.meshFile, "meshConfigFile", "", "a file with the MeshConfig, in place of the cluster's")
+	flags.StringVarP(&a.revision, "revision", "r", "", "the revision whose MeshConfig counts")
+	flags.BoolVarP(&a.listAnalyzers, "list-analyzers", "L", false, "list what is looked for, by code")
+	flags.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long it may take")
 	flags.StringVarP(&a.output, "output", "o", "log", "log, json or yaml")
 	flags.StringArrayVarP(&a.suppress, "suppress", "S", nil, `leave out CODE=KIND NAME.NAMESPACE, where * stands for anything, such as "IST0101=VirtualService *.default"`)
 	return command
@@ -74,19 +94,26 @@ func (a *analysis) run(ctx context.Context, g *global, out io.Writer, in io.Read
 	}
 	var changes []source.Change
 	if a.useKube {
-		if changes, err = readCluster(ctx, g); err != nil {
+		if changes, err = readCluster(ctx, g, "istio"+revisionSuffix(a.revision)); err != nil {
 			return err
 		}
+	}
+	if a.meshFile != "" {
+		text, err := os.ReadFile(a.meshFile)
+		if err != nil {
+			return err
+		}
+		changes = append(changes, source.Change{Kind: "ConfigMap", Namespace: g.istioNamespace, Name: meshConfigMap, Object: &corev1.ConfigMap{Data: map[string]string{"mesh": string(text)}}})
 	}
 	fromFiles, err := readFiles(in, files, namespace, a.recursive)
 	if err != nil {
 		return err
 	}
-	state, _ := resolve.Next(resolve.Start(resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: "istio"}), append(changes, fromFiles...))
+	state, _ := resolve.Next(resolve.Start(resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap}), append(changes, fromFiles...))
 	var found []resolve.Problem
 	for _, p := range append(state.Problems(), state.Analyze()...) {
 		inScope := a.allNamespaces || !a.useKube || p.Namespace == namespace || p.Namespace == ""
-		if inScope && !a.suppressed(p) {
+		if inScope && !a.suppressed(p) && slices.Index(levels, p.Level()) >= slices.Index(levels, a.shown) {
 			found = append(found, p)
 		}
 	}
@@ -208,12 +235,12 @@ var clusterKinds = []schema.GroupVersionKind{
 	{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"}, {Group: "networking.k8s.io", Version: "v1", Kind: "Ingress"}, {Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass"},
 }
 
-func readCluster(ctx context.Context, g *global) ([]source.Change, error) {
+func readCluster(ctx context.Context, g *global, meshConfig string) ([]source.Change, error) {
 	c, err := g.client()
 	if err != nil {
 		return nil, err
 	}
-	changes, err := readConfigMap(ctx, c, g.istioNamespace)
+	changes, err := readConfigMap(ctx, c, g.istioNamespace, meshConfig)
 	if err != nil {
 		return nil, err
 	}
@@ -241,11 +268,14 @@ func readCluster(ctx context.Context, g *global) ([]source.Change, error) {
 	return changes, nil
 }
 
+// meshConfigMap is the name under which an analysis knows the mesh's configuration, whatever its revision.
+const meshConfigMap = "istio"
+
 // readConfigMap reads the mesh's configuration, if there is one.
-func readConfigMap(ctx context.Context, c client.Client, namespace string) ([]source.Change, error) {
+func readConfigMap(ctx context.Context, c client.Client, namespace, name string) ([]source.Change, error) {
 	object := &unstructured.Unstructured{}
 	object.SetGroupVersionKind(schema.GroupVersionKind{Version: "v1", Kind: "ConfigMap"})
-	if err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "istio"}, object); err != nil {
+	if err := c.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, object); err != nil {
 		return nil, client.IgnoreNotFound(err)
 	}
 	text, err := object.MarshalJSON()
@@ -256,7 +286,7 @@ func readConfigMap(ctx context.Context, c client.Client, namespace string) ([]so
 	if err != nil {
 		return nil, err
 	}
-	return []source.Change{{Kind: "ConfigMap", Namespace: namespace, Name: "istio", Object: typed}}, nil
+	return []source.Change{{Kind: "ConfigMap", Namespace: namespace, Name: meshConfigMap, Object: typed}}, nil
 }
 
 func validateCommand(g *global) *cobra.Command {
@@ -272,7 +302,7 @@ func validateCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: "istio"}
+			options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap}
 			refused := 0
 			for _, c := range changes {
 				for _, p := range resolve.Check(options, c.Kind, c.Namespace, c.Name, c.Object) {

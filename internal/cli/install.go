@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
+	"github.com/slipway-mesh/slipway/internal/install/adopt"
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 )
@@ -18,8 +19,8 @@ import (
 // installFlags are what install and upgrade share.
 type installFlags struct {
 	input
-	yes, dryRun, undo bool
-	timeout           time.Duration
+	yes, dryRun, undo, force, verify bool
+	timeout                          time.Duration
 }
 
 func (f *installFlags) register(command *cobra.Command) {
@@ -28,6 +29,8 @@ func (f *installFlags) register(command *cobra.Command) {
 	flags.BoolVarP(&f.yes, "skip-confirmation", "y", false, "do not ask")
 	flags.BoolVar(&f.dryRun, "dry-run", false, "print what would change, and change nothing")
 	flags.BoolVar(&f.undo, "rollback-on-failure", false, "go back to the last good installation if this one is not ready in time")
+	flags.BoolVar(&f.force, "force", false, "leave out of the spec what is wrong in it, with a warning, and go on")
+	flags.BoolVar(&f.verify, "verify", false, "check what was installed when all is ready")
 	flags.DurationVar(&f.timeout, "readiness-timeout", 5*time.Minute, "how long to wait until all is ready")
 }
 
@@ -59,7 +62,11 @@ func (f *installFlags) run(cmd *cobra.Command, g *global, question string) error
 	if revision == "default" {
 		revision = ""
 	}
-	target, err := lifecycle.Render(build(), lifecycle.CommandLine(g.istioNamespace, revision), merged.Spec)
+	owner := lifecycle.CommandLine(g.istioNamespace, revision)
+	if f.force {
+		warnLosses(cmd, adopt.Fit(merged.Spec, func(spec map[string]any) error { _, err := lifecycle.Render(build(), owner, spec); return err }))
+	}
+	target, err := lifecycle.Render(build(), owner, merged.Spec)
 	if err != nil {
 		return err
 	}
@@ -74,6 +81,9 @@ func (f *installFlags) run(cmd *cobra.Command, g *global, question string) error
 		return nil
 	}
 	err = follow(cmd, installer(kube), target, f.timeout)
+	if err == nil && f.verify {
+		return verify(cmd, installer(kube), target)
+	}
 	if err == nil || !f.undo {
 		return err
 	}
@@ -85,30 +95,31 @@ func (f *installFlags) run(cmd *cobra.Command, g *global, question string) error
 	return errors.Join(err, follow(cmd, installer(kube), good.Target, f.timeout))
 }
 
+// warnLosses prints what was left out of a spec.
+func warnLosses(cmd *cobra.Command, losses []adopt.Loss) {
+	for _, loss := range losses {
+		fmt.Fprintf(cmd.ErrOrStderr(), "! left out: %s: %s\n", loss.Field, loss.Reason)
+	}
+}
+
 // follow takes steps until all is healthy, and prints each component's change of state once.
 func follow(cmd *cobra.Command, installer lifecycle.Installer, target *lifecycle.Target, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 	defer cancel()
-	printed := map[string]v1alpha1.Phase{}
+	progress := newProgress(cmd.OutOrStdout())
 	for {
 		report, err := installer.Install(ctx, target)
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		names := slices.Sorted(maps.Keys(report.Components))
-		for _, name := range names {
-			if state := report.Components[name]; printed[name] != state.Phase {
-				printed[name] = state.Phase
-				printComponent(cmd, name, state)
-			}
-		}
+		progress.show(report.Components)
 		if err == nil && report.Healthy() {
 			fmt.Fprintln(cmd.OutOrStdout(), "✔ Installation complete")
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			for _, name := range names {
+			for _, name := range slices.Sorted(maps.Keys(report.Components)) {
 				if state := report.Components[name]; state.Phase != v1alpha1.PhaseHealthy {
 					return fmt.Errorf("%s is not ready: %s", name, state.Reason)
 				}
@@ -116,16 +127,5 @@ func follow(cmd *cobra.Command, installer lifecycle.Installer, target *lifecycle
 			return ctx.Err()
 		case <-time.After(time.Second):
 		}
-	}
-}
-
-func printComponent(cmd *cobra.Command, name string, state lifecycle.Component) {
-	switch state.Phase {
-	case v1alpha1.PhaseHealthy:
-		fmt.Fprintf(cmd.OutOrStdout(), "✔ %s installed\n", name)
-	case v1alpha1.PhaseError:
-		fmt.Fprintf(cmd.OutOrStdout(), "✘ %s: %s\n", name, state.Reason)
-	default:
-		fmt.Fprintf(cmd.OutOrStdout(), "- %s: %s\n", name, state.Reason)
 	}
 }

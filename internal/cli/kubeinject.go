@@ -16,6 +16,7 @@ import (
 
 func kubeInjectCommand(g *global) *cobra.Command {
 	var file, output, revision, operatorFile string
+	maps := &injectorMaps{}
 	in := &input{}
 	command := &cobra.Command{
 		Use:   "kube-inject",
@@ -28,13 +29,16 @@ func kubeInjectCommand(g *global) *cobra.Command {
 			var config *inject.Config
 			var nodes []*corev1.Node
 			var err error
-			if operatorFile != "" || len(in.sets) > 0 {
+			switch {
+			case maps.inFiles():
+				config, err = maps.read()
+			case operatorFile != "" || len(in.sets) > 0:
 				if operatorFile != "" {
 					in.files = []string{operatorFile}
 				}
 				config, err = offlineConfig(cmd, g, in)
-			} else {
-				config, nodes, err = clusterConfig(cmd.Context(), g, revision)
+			default:
+				config, nodes, err = clusterConfig(cmd.Context(), g, revision, maps)
 			}
 			if err != nil {
 				return err
@@ -49,8 +53,39 @@ func kubeInjectCommand(g *global) *cobra.Command {
 	flags.StringVarP(&revision, "revision", "r", "", "the revision of the control plane")
 	flags.StringVar(&operatorFile, "operatorFileName", "", "an IstioOperator whose configuration is used; no cluster is needed")
 	flags.StringArrayVarP(&in.sets, "set", "s", nil, "as in install; no cluster is needed")
+	flags.StringVar(&maps.configFile, "injectConfigFile", "", "the injector's configuration, as in its ConfigMap's key config; no cluster is needed")
+	flags.StringVar(&maps.valuesFile, "valuesFile", "", "the injector's values, as in its ConfigMap's key values; no cluster is needed")
+	flags.StringVar(&maps.meshFile, "meshConfigFile", "", "the MeshConfig; no cluster is needed")
+	flags.StringVar(&maps.config, "injectConfigMapName", "istio-sidecar-injector", "the injector's ConfigMap")
+	flags.StringVar(&maps.mesh, "meshConfigMapName", "istio", "the ConfigMap of the MeshConfig")
 	_ = command.MarkFlagRequired("filename")
 	return command
+}
+
+// injectorMaps is where the injector's configuration is: in files, or in ConfigMaps.
+type injectorMaps struct{ configFile, valuesFile, meshFile, config, mesh string }
+
+func (m *injectorMaps) inFiles() bool {
+	return m.configFile != "" || m.valuesFile != "" || m.meshFile != ""
+}
+
+// read takes the configuration from files, of which the first two are needed.
+func (m *injectorMaps) read() (*inject.Config, error) {
+	if m.configFile == "" || m.valuesFile == "" {
+		return nil, fmt.Errorf("--injectConfigFile and --valuesFile go together; --meshConfigFile may go with them")
+	}
+	var texts [3]string
+	for i, name := range []string{m.configFile, m.valuesFile, m.meshFile} {
+		if name == "" {
+			continue
+		}
+		text, err := os.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		texts[i] = string(text)
+	}
+	return inject.ParseConfig(texts[0], texts[1], texts[2])
 }
 
 func injectFile(cmd *cobra.Command, config *inject.Config, revision string, native bool, file, output string) error {
@@ -83,13 +118,13 @@ func revisionSuffix(revision string) string {
 }
 
 // clusterConfig reads the injector's configuration, and the nodes, which decide whether sidecars can be native.
-func clusterConfig(ctx context.Context, g *global, revision string) (*inject.Config, []*corev1.Node, error) {
+func clusterConfig(ctx context.Context, g *global, revision string, maps *injectorMaps) (*inject.Config, []*corev1.Node, error) {
 	kube, err := g.client()
 	if err != nil {
 		return nil, nil, err
 	}
 	own, mesh := &corev1.ConfigMap{}, &corev1.ConfigMap{}
-	for name, into := range map[string]*corev1.ConfigMap{"istio-sidecar-injector": own, "istio": mesh} {
+	for name, into := range map[string]*corev1.ConfigMap{maps.config: own, maps.mesh: mesh} {
 		key := client.ObjectKey{Namespace: g.istioNamespace, Name: name + revisionSuffix(revision)}
 		if err := kube.Get(ctx, key, into); err != nil {
 			return nil, nil, fmt.Errorf("read the injector's configuration (is the mesh installed in %s?): %w", g.istioNamespace, err)

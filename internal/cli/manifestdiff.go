@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 
@@ -18,6 +19,7 @@ const exitDiffers = 1
 
 func manifestDiffCommand(g *global) *cobra.Command {
 	f := &installation{}
+	var selected, ignored []string
 	command := &cobra.Command{
 		Use:   "diff [FILE FILE]",
 		Short: "Show how two files or folders of objects differ, or without them how the cluster differs from an installation",
@@ -30,7 +32,7 @@ func manifestDiffCommand(g *global) *cobra.Command {
 			}
 			differs := false
 			for _, change := range changes {
-				if change.Action == apply.Unchanged || change.Action == apply.Kept {
+				if change.Action == apply.Unchanged || change.Action == apply.Kept || !chosen(change.Ref, selected, ignored) {
 					continue
 				}
 				differs = true
@@ -43,7 +45,26 @@ func manifestDiffCommand(g *global) *cobra.Command {
 		},
 	}
 	f.register(command)
+	command.Flags().StringSliceVar(&selected, "select", nil, "only these objects, as KIND:NAMESPACE:NAME with * for anything; empty parts stand for anything too")
+	command.Flags().StringSliceVar(&ignored, "ignore", nil, "not these objects, in the same form")
 	return command
+}
+
+// chosen says whether an object is selected and not ignored.
+func chosen(ref apply.Ref, selected, ignored []string) bool {
+	matches := func(pattern string) bool {
+		parts := strings.Split(pattern, ":")
+		for i, value := range []string{ref.Kind, ref.Namespace, ref.Name} {
+			if i >= len(parts) || parts[i] == "" {
+				continue
+			}
+			if ok, err := filepath.Match(parts[i], value); err != nil || !ok {
+				return false
+			}
+		}
+		return true
+	}
+	return (len(selected) == 0 || slices.ContainsFunc(selected, matches)) && !slices.ContainsFunc(ignored, matches)
 }
 
 func twoOrNone(args []string) error {

@@ -24,8 +24,8 @@ import (
 
 // operatorFlags are what init and dump share.
 type operatorFlags struct {
-	hub, tag, namespace, watched string
-	secrets                      []string
+	hub, tag, namespace, watched, manifests string
+	secrets                                 []string
 }
 
 func (f *operatorFlags) register(command *cobra.Command) {
@@ -34,11 +34,14 @@ func (f *operatorFlags) register(command *cobra.Command) {
 	flags.StringVar(&f.tag, "tag", build().Tag, "the images' tag")
 	flags.StringVar(&f.namespace, "operatorNamespace", "istio-operator", "the operator's namespace")
 	flags.StringVar(&f.watched, "watchedNamespaces", v1alpha1.DefaultNamespace, "where IstioOperators are watched, with commas between; empty means everywhere")
+	flags.StringVarP(&f.manifests, "manifests", "d", "", "a folder with charts/operator in place of the built-in one")
+	flags.StringVar(&f.manifests, "charts", "", "the same as --manifests")
+	_ = flags.MarkHidden("charts")
 	flags.StringSliceVar(&f.secrets, "imagePullSecrets", nil, "names of the secrets to pull images with")
 }
 
 func (f *operatorFlags) render() ([]manifest.Object, error) {
-	options := manifest.OperatorOptions{Hub: f.hub, Tag: f.tag, Namespace: f.namespace, ImagePullSecrets: f.secrets}
+	options := manifest.OperatorOptions{Hub: f.hub, Tag: f.tag, Namespace: f.namespace, ImagePullSecrets: f.secrets, PackagePath: f.manifests}
 	if f.watched != "" {
 		options.WatchedNamespaces = strings.Split(f.watched, ",")
 	}
@@ -217,7 +220,7 @@ func waitReady(ctx context.Context, cluster apply.Cluster, objects []manifest.Ob
 
 func operatorRemoveCommand(g *global) *cobra.Command {
 	f := &operatorFlags{}
-	var yes, purge bool
+	var yes, purge, dryRun bool
 	command := &cobra.Command{
 		Use: "remove", Short: "Remove the operator; what it installed keeps running", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -232,30 +235,38 @@ func operatorRemoveCommand(g *global) *cobra.Command {
 			if len(resources.Items) > 0 && !purge {
 				fmt.Fprintf(cmd.OutOrStdout(), "%d IstioOperators will not be followed any more, and cannot be deleted until an operator is there again.\n", len(resources.Items))
 			}
-			if !yes && !confirm(cmd.InOrStdin(), cmd.OutOrStdout(), "Remove the operator?") {
+			if !dryRun && !yes && !confirm(cmd.InOrStdin(), cmd.OutOrStdout(), "Remove the operator?") {
 				return nil
 			}
-			return removeOperator(cmd, kube, f)
+			return removeOperator(cmd, kube, f, dryRun)
 		},
 	}
 	f.register(command)
 	command.Flags().BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
+	command.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be removed, and remove nothing")
 	command.Flags().BoolVar(&purge, "purge", false, "remove all revisions of the operator")
 	return command
 }
 
-func removeOperator(cmd *cobra.Command, kube client.Client, f *operatorFlags) error {
+func removeOperator(cmd *cobra.Command, kube client.Client, f *operatorFlags, dryRun bool) error {
 	objects, err := f.render()
 	if err != nil {
 		return err
 	}
-	cluster := apply.Cluster{Client: kube}
+	cluster := apply.Cluster{Client: kube, DryRun: dryRun}
 	var refs []apply.Ref
 	for i := len(objects) - 1; i >= 0; i-- {
 		refs = append(refs, apply.RefOf(objects[i]))
 	}
-	if _, err := cluster.Prune(cmd.Context(), refs, func(apply.Object) bool { return true }); err != nil {
+	changes, err := cluster.Prune(cmd.Context(), refs, func(apply.Object) bool { return true })
+	if err != nil {
 		return err
+	}
+	if dryRun {
+		for _, line := range (lifecycle.Plan{Changes: changes}).Lines() {
+			fmt.Fprintln(cmd.OutOrStdout(), line)
+		}
+		return nil
 	}
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: f.namespace}}
 	if err := client.IgnoreNotFound(kube.Delete(cmd.Context(), namespace)); err != nil {

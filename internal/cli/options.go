@@ -4,6 +4,8 @@ import "os"
 
 // environment lists the variables that the CLI reads beside kubectl's, with what they are for.
 var environment = map[string]string{
+	"NO_COLOR":               "anything: no colours and no redrawing, on a terminal too",
+	"TERM":                   "dumb: the same",
 	"ENABLE_NATIVE_SIDECARS": "true or false: what kube-inject makes, whatever the nodes run",
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,13 +17,24 @@ import (
 
 func profileCommand() *cobra.Command {
 	command := &cobra.Command{Use: "profile", Short: "List and show profiles"}
+	var folder string
 	list := &cobra.Command{
-		Use: "list", Short: "List the built-in profiles", Args: cobra.NoArgs,
+		Use: "list", Short: "List the built-in profiles, or those of a folder", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if folder != "" {
+				files, err := filepath.Glob(filepath.Join(folder, "profiles", "*.yaml"))
+				for _, file := range files {
+					fmt.Fprintln(cmd.OutOrStdout(), "    "+strings.TrimSuffix(filepath.Base(file), ".yaml"))
+				}
+				return err
+			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "Profiles:\n    %s\n", strings.Join(profiles.List(), "\n    "))
 			return err
 		},
 	}
+	list.Flags().StringVarP(&folder, "manifests", "d", "", "a folder with profiles/")
+	list.Flags().StringVar(&folder, "charts", "", "the same as --manifests")
+	_ = list.Flags().MarkHidden("charts")
 	command.AddCommand(list, profileDumpCommand(), profileDiffCommand())
 	return command
 }

@@ -3,12 +3,14 @@ package cli
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipway-mesh/slipway/api/v1alpha1"
@@ -19,6 +21,9 @@ import (
 // global holds the flags that every command has.
 type global struct {
 	kubeconfig, context, namespace, istioNamespace string
+	as, asUID                                      string
+	asGroups                                       []string
+	timeout                                        time.Duration
 }
 
 // Root is the slipway command with all its verbs.
@@ -35,6 +40,10 @@ func Root() *cobra.Command {
 	flags.StringVar(&g.context, "context", "", "the kubeconfig's context to use")
 	flags.StringVarP(&g.namespace, "namespace", "n", "", "the namespace to work in; otherwise the context's")
 	flags.StringVarP(&g.istioNamespace, "istioNamespace", "i", v1alpha1.DefaultNamespace, "the namespace of the control plane")
+	flags.StringVar(&g.as, "as", "", "the user to act as")
+	flags.StringVar(&g.asUID, "as-uid", "", "the UID to act as")
+	flags.StringArrayVar(&g.asGroups, "as-group", nil, "a group to act as")
+	flags.DurationVar(&g.timeout, "kubeclient-timeout", 15*time.Second, "how long one question to the API server may take")
 	root.AddCommand(operatorCommand(g), installCommand(g), upgradeCommand(g), uninstallCommand(g), verifyCommand(g), planCommand(g), rollbackCommand(g),
 		historyCommand(g), explainCommand(g), tagCommand(g), adoptCommand(g), manifestCommand(g), profileCommand(), kubeInjectCommand(g), proxyStatusCommand(g), proxyConfigCommand(g), routeCommand(g),
 		analyzeCommand(g), validateCommand(g), convertCommand(), waitCommand(g), experimentalCommand(g), versionCommand(g))
@@ -44,7 +53,8 @@ func Root() *cobra.Command {
 func (g *global) config() clientcmd.ClientConfig {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = g.kubeconfig
-	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: g.context})
+	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: g.context,
+		AuthInfo: clientcmdapi.AuthInfo{Impersonate: g.as, ImpersonateUID: g.asUID, ImpersonateGroups: g.asGroups}})
 }
 
 func (g *global) restConfig() (*rest.Config, error) {
@@ -52,7 +62,7 @@ func (g *global) restConfig() (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the cluster: %w", err)
 	}
-	config.QPS, config.Burst = 100, 200
+	config.QPS, config.Burst, config.Timeout = 100, 200, g.timeout
 	return config, nil
 }
 

@@ -21,7 +21,7 @@ const attachedShown = 30
 
 func uninstallCommand(g *global) *cobra.Command {
 	f := &installation{}
-	var yes, purge, dryRun bool
+	var yes, purge, dryRun, force bool
 	var timeout time.Duration
 	command := &cobra.Command{
 		Use:   "uninstall",
@@ -39,8 +39,10 @@ func uninstallCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := warnAttached(cmd, kube, owners); err != nil {
-				return err
+			if !force {
+				if err := warnAttached(cmd, kube, owners); err != nil {
+					return err
+				}
 			}
 			if dryRun || !yes && !confirm(cmd.InOrStdin(), cmd.OutOrStdout(), "Proceed?") {
 				return nil
@@ -66,6 +68,7 @@ func uninstallCommand(g *global) *cobra.Command {
 	flags.BoolVarP(&yes, "skip-confirmation", "y", false, "do not ask")
 	flags.BoolVar(&purge, "purge", false, "remove all revisions, and the CRDs with all that users have made of them")
 	flags.BoolVar(&dryRun, "dry-run", false, "say what would be removed, and remove nothing")
+	flags.BoolVar(&force, "force", false, "do not look for pods that still have sidecars")
 	flags.DurationVar(&timeout, "timeout", 5*time.Minute, "how long the removal may take")
 	return command
 }

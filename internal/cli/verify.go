@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/slipway-mesh/slipway/internal/install/apply"
+	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 )
 
 func verifyCommand(g *global) *cobra.Command {
@@ -24,44 +25,48 @@ func verifyCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			in := installer(kube)
-			plan, err := in.Plan(cmd.Context(), target)
-			if err != nil {
-				return err
-			}
-			unready, err := in.Cluster.Unready(cmd.Context(), target.Objects())
-			if err != nil {
-				return err
-			}
-			out := cmd.OutOrStdout()
-			wrong := map[apply.Ref]string{}
-			for _, health := range unready {
-				wrong[health.Ref] = health.Reason
-			}
-			for _, change := range plan.Changes {
-				if change.Wrote() || change.Action == apply.Drifted {
-					wrong[change.Ref] = verifyText(change)
-				}
-			}
-			for _, change := range plan.Changes {
-				if why := wrong[change.Ref]; why != "" {
-					fmt.Fprintf(out, "✘ %s: %s\n", change.Ref, why)
-				} else {
-					fmt.Fprintf(out, "✔ %s\n", change.Ref)
-				}
-			}
-			for _, why := range plan.Refused {
-				fmt.Fprintf(out, "✘ %s\n", why)
-			}
-			if n := len(wrong) + len(plan.Refused); n > 0 {
-				return fmt.Errorf("%s: %d of %d objects are not as they should be", target.Owner, n, len(plan.Changes))
-			}
-			fmt.Fprintf(out, "✔ %s is installed and verified: %d objects\n", target.Owner, len(plan.Changes))
-			return nil
+			return verify(cmd, installer(kube), target)
 		},
 	}
 	f.register(command)
 	return command
+}
+
+// verify compares what is there with the target, and prints each object.
+func verify(cmd *cobra.Command, in lifecycle.Installer, target *lifecycle.Target) error {
+	plan, err := in.Plan(cmd.Context(), target)
+	if err != nil {
+		return err
+	}
+	unready, err := in.Cluster.Unready(cmd.Context(), target.Objects())
+	if err != nil {
+		return err
+	}
+	out := cmd.OutOrStdout()
+	wrong := map[apply.Ref]string{}
+	for _, health := range unready {
+		wrong[health.Ref] = health.Reason
+	}
+	for _, change := range plan.Changes {
+		if change.Wrote() || change.Action == apply.Drifted {
+			wrong[change.Ref] = verifyText(change)
+		}
+	}
+	for _, change := range plan.Changes {
+		if why := wrong[change.Ref]; why != "" {
+			fmt.Fprintf(out, "✘ %s: %s\n", change.Ref, why)
+		} else {
+			fmt.Fprintf(out, "✔ %s\n", change.Ref)
+		}
+	}
+	for _, why := range plan.Refused {
+		fmt.Fprintf(out, "✘ %s\n", why)
+	}
+	if n := len(wrong) + len(plan.Refused); n > 0 {
+		return fmt.Errorf("%s: %d of %d objects are not as they should be", target.Owner, n, len(plan.Changes))
+	}
+	fmt.Fprintf(out, "✔ %s is installed and verified: %d objects\n", target.Owner, len(plan.Changes))
+	return nil
 }
 
 func verifyText(change apply.Change) string {

@@ -60,6 +60,7 @@ func TestStory(t *testing.T) {
 		{"every proxy is in step", w.proxyStatus},
 		{"proxy-config and route", w.explained},
 		{"plan, diff, verify and explain", w.plan},
+		{"a second operator takes over", w.secondOperator},
 		{"L3 the customised resource", w.customised},
 		{"L4 Istio 1.1's ports", w.oldPorts},
 		{"an image that cannot start is never healthy", w.brokenImage},

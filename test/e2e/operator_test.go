@@ -275,3 +275,26 @@ func (w *world) install(t *testing.T) {
 		t.Errorf("profile list: %s", list)
 	}
 }
+
+// secondOperator: of two operators one acts; when it goes, the other does.
+func (w *world) secondOperator(t *testing.T) {
+	w.kubectl(t, "scale", "deployment", "istio-operator", "-n", "istio-operator", "--replicas=2")
+	w.kubectl(t, "rollout", "status", "deployment/istio-operator", "-n", "istio-operator", "--timeout=60s")
+	leader := func() string {
+		holder := w.kubectl(t, "get", "lease", "istio-operator-lock", "-n", "istio-operator", "-o", "jsonpath={.spec.holderIdentity}")
+		pod, _, _ := strings.Cut(holder, "_")
+		return pod
+	}
+	first := leader()
+	w.kubectl(t, "delete", "pod", "-n", "istio-operator", first, "--wait=false")
+	w.kubectl(t, "label", "configmap", "istio", "-n", "istio-system", "operator.istio.io/managed=No", "--overwrite")
+	kubetest.Eventually(t, 30*time.Second, func() error {
+		now := w.kubectl(t, "get", "configmap", "istio", "-n", "istio-system", "-o", "jsonpath={.metadata.labels.operator\\.istio\\.io/managed}")
+		if second := leader(); now != "Reconcile" || second == first {
+			return fmt.Errorf("%s leads after %s, and the label is %s", second, first, now)
+		}
+		return nil
+	})
+	w.kubectl(t, "scale", "deployment", "istio-operator", "-n", "istio-operator", "--replicas=1")
+	w.kubectl(t, "rollout", "status", "deployment/istio-operator", "-n", "istio-operator", "--timeout=60s")
+}

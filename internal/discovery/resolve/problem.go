@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/world"
 )
@@ -54,6 +55,16 @@ const (
 	LevelWarning = "Warning"
 	LevelInfo    = "Info"
 )
+
+// Reasons lists what is looked for, a line each: the code and the reason.
+func Reasons() []string {
+	var lines []string
+	for reason, code := range codes {
+		lines = append(lines, code+" "+reason)
+	}
+	slices.Sort(lines)
+	return lines
+}
 
 // Code is the message's number.
 func (p Problem) Code() string { return codes[p.Reason] }

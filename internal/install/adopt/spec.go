@@ -34,7 +34,7 @@ func (m *Mesh) Spec(render func(spec map[string]any) error) (map[string]any, []L
 		spec["revision"] = m.Revision
 	}
 	losses := append(images(spec), m.foreignParts()...)
-	return spec, append(losses, fit(spec, render)...)
+	return spec, append(losses, Fit(spec, render)...)
 }
 
 // written is what the mesh's installer was told, as a spec.
@@ -232,8 +232,8 @@ var mistake = regexp.MustCompile(`(?m)^(spec(?:\.[^\s:\[]+|\[\d+\]|\.?\[name:[^\
 // fitLimit is how often a spec is tried: each error names at least one field.
 const fitLimit = 100
 
-// fit leaves out of the spec what does not render.
-func fit(spec map[string]any, render func(map[string]any) error) []Loss {
+// Fit leaves out of the spec what does not render, and says what.
+func Fit(spec map[string]any, render func(map[string]any) error) []Loss {
 	var losses []Loss
 	for range fitLimit {
 		err := render(spec)

@@ -10,6 +10,8 @@ type OperatorOptions struct {
 	Namespace         string
 	WatchedNamespaces []string // none means all
 	ImagePullSecrets  []string
+	// PackagePath is a folder with charts/operator in place of the built-in chart; empty is that.
+	PackagePath string
 }
 
 // RenderOperator returns the operator's own objects: what `operator init` applies and `operator dump` prints.
@@ -22,7 +24,7 @@ func RenderOperator(options OperatorOptions) ([]Object, error) {
 		"hub": options.Hub, "tag": options.Tag, "operatorNamespace": options.Namespace, "createNamespaces": true,
 		"watchedNamespaces": strings.Join(options.WatchedNamespaces, ","), "imagePullSecrets": secrets,
 	}
-	objects, err := renderChart("", operatorChart, options.Namespace, values)
+	objects, err := renderChart(options.PackagePath, operatorChart, options.Namespace, values)
 	if err != nil {
 		return nil, err
 	}
