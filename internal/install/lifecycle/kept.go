@@ -68,6 +68,9 @@ func (i Installer) Adopt(ctx context.Context, found *Target) error {
 	if err != nil {
 		return err
 	}
+	if len(stored) == 1 && stored[0].Is(found) {
+		return nil // somebody was interrupted
+	}
 	if len(stored) > 0 {
 		return fmt.Errorf("%s has installations of its own already: adopt the mesh under another name", found.Owner)
 	}

@@ -543,12 +543,16 @@ func answers(t *testing.T, kube client.Client) {
 
 var errKilled = errors.New("killed")
 
-// crashPoints kills the installer at each write of an installation, of an edit and of a removal, and starts it again.
+// crashPoints kills the installer at each write of an installation, of an upgrade with an edit and of a removal, and starts
+// it again.
 func crashPoints(t *testing.T, server *kubetest.Server) {
 	clean := Installer{Cluster: apply.Cluster{Client: server.Client}}
 	const noBase = "components: {base: {enabled: false}}\n" // the server takes seconds for the CRDs each time
 	first := target(t, mesh, noBase+"profile: demo")
-	second := target(t, mesh, noBase+"profile: minimal\nmeshConfig: {accessLogFile: /dev/stderr}")
+	second, err := Render(Build{Hub: testBuild.Hub, Tag: "1.1.0", Version: "1.1.0"}, mesh, target(t, mesh, noBase+"profile: minimal\nmeshConfig: {accessLogFile: /dev/stderr}").Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
 	converge(t, server.Client, clean, first)
 	wantFirst := owned(t, server.Client)
 	converge(t, server.Client, clean, second)
