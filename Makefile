@@ -40,6 +40,7 @@ test-unit: ## the tests that need neither root nor a cluster
 test-long: ## fuzzing
 	go test -run '^$$' -fuzz FuzzSetPath -fuzztime 60s ./internal/install/manifest
 	go test -run '^$$' -fuzz FuzzParseSet -fuzztime 60s ./internal/install/manifest
+	go test -run '^$$' -fuzz FuzzPatch -fuzztime 60s ./internal/discovery/envoy/patch
 
 .PHONY: bench
 bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid, PROFILES=DIR for heap profiles

@@ -115,7 +115,7 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 		return err
 	}
 	p.reporter = &report.Reporter{Dynamic: anyKind, Kube: p.kube, Instance: instance, List: p.rejections}
-	p.resolve = resolve.Options{ClusterID: o.cluster, Domain: o.domain, RootNamespace: o.namespace, MeshConfigMap: "istio" + o.suffix()}
+	p.resolve = resolve.Options{ClusterID: o.cluster, Domain: o.domain, RootNamespace: o.namespace, MeshConfigMap: "istio" + o.suffix(), Patches: discovery.PatchMistakes}
 	watch := source.Options{Kube: p.kube, Istio: mesh, Dynamic: anyKind, Revision: o.revision, Namespace: o.namespace, MeshConfig: p.resolve.MeshConfigMap}
 	if p.engine, err = discovery.NewEngine(watch, p.resolve, p.registry); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/slipway-mesh/slipway/internal/discovery"
 	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
 )
@@ -109,7 +110,7 @@ func (a *analysis) run(ctx context.Context, g *global, out io.Writer, in io.Read
 	if err != nil {
 		return err
 	}
-	state, _ := resolve.Next(resolve.Start(resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap}), append(changes, fromFiles...))
+	state, _ := resolve.Next(resolve.Start(resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap, Patches: discovery.PatchMistakes}), append(changes, fromFiles...))
 	var found []resolve.Problem
 	for _, p := range append(state.Problems(), state.Analyze()...) {
 		inScope := a.allNamespaces || !a.useKube || p.Namespace == namespace || p.Namespace == ""
@@ -231,7 +232,7 @@ var clusterKinds = []schema.GroupVersionKind{
 	{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"}, {Group: "networking.istio.io", Version: "v1", Kind: "VirtualService"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"}, {Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "WorkloadEntry"}, {Group: "networking.istio.io", Version: "v1", Kind: "Sidecar"},
-	{Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"}, {Group: "security.istio.io", Version: "v1", Kind: "RequestAuthentication"},
+	{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"}, {Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"}, {Group: "security.istio.io", Version: "v1", Kind: "RequestAuthentication"},
 	{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"}, {Group: "networking.k8s.io", Version: "v1", Kind: "Ingress"}, {Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass"},
 }
 
@@ -302,7 +303,7 @@ func validateCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap}
+			options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap, Patches: discovery.PatchMistakes}
 			refused := 0
 			for _, c := range changes {
 				for _, p := range resolve.Check(options, c.Kind, c.Namespace, c.Name, c.Object) {

@@ -67,7 +67,7 @@ func become(s *Section, resources map[string]*Resource) *Section {
 
 // HostsOf returns the virtual hosts of a table.
 func (g GatewaySections) HostsOf(table string) []*Resource {
-	return hostsOf(g.VirtualHosts, table)
+	return HostsIn(g.VirtualHosts, table)
 }
 
 func listenerName(port *mesh.GatewayPort) string { return bindAddress(port) + "_" + itoa(port.Port) }

@@ -6,8 +6,12 @@ import (
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 )
 
-// OwnerOf is the path of the object that a resource was made of, as its metadata says; empty where none is named.
+// OwnerOf is the path of the object that a resource was made of, as its metadata says, or of the EnvoyFilter that changed
+// it; empty where none is named.
 func OwnerOf(r *Resource) string {
+	if r.Patched != "" {
+		return r.Patched
+	}
 	message, err := r.Body.UnmarshalNew()
 	if err != nil {
 		return ""

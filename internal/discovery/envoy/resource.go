@@ -27,6 +27,8 @@ type Resource struct {
 	Name    string
 	Version string
 	Body    *anypb.Any
+	// Patched is the path of the EnvoyFilter that changed it last; empty if none did.
+	Patched string
 	// Wire is the resource as it stands in a delta response, its tag before it. Body's value is a part of these bytes.
 	Wire mem.Buffer
 }

@@ -27,6 +27,9 @@ func EmptySection() *Section {
 	return s
 }
 
+// Line is the same for all Sections that follow from one another.
+func (s *Section) Line() *Section { return s.origin }
+
 // Get finds a resource by its name.
 func (s *Section) Get(name string) (*Resource, bool) { return s.Items.Get([]byte(name)) }
 

@@ -184,9 +184,10 @@ func resourceName(table, host string) string {
 }
 
 // HostsOf returns the virtual hosts of a table.
-func (o *Outbound) HostsOf(table string) []*Resource { return hostsOf(o.virtualHosts, table) }
+func (o *Outbound) HostsOf(table string) []*Resource { return HostsIn(o.virtualHosts, table) }
 
-func hostsOf(virtualHosts *Section, table string) []*Resource {
+// HostsIn are the virtual hosts of a table in a section.
+func HostsIn(virtualHosts *Section, table string) []*Resource {
 	var out []*Resource
 	virtualHosts.Items.Root().WalkPrefix([]byte(table+"/"), func(_ []byte, r *Resource) bool {
 		out = append(out, r)

@@ -46,6 +46,8 @@ type Proxy struct {
 	// Capture is REDIRECT, TPROXY or NONE.
 	Capture string
 	Version string
+	// Metadata are the texts that the node tells of itself.
+	Metadata map[string]string
 }
 
 // PathNormalization is what is done to a request's path before anything looks at it.

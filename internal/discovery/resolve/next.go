@@ -7,7 +7,9 @@ import (
 	"sort"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	api "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
+	filter "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -24,6 +26,8 @@ type Options struct {
 	Domain        string // cluster.local
 	RootNamespace string
 	MeshConfigMap string // name of the ConfigMap with the mesh's configuration, in RootNamespace
+	// Patches says what Envoy's types do not have of an EnvoyFilter; they are not known here. Nil says nothing.
+	Patches func(*api.EnvoyFilter) []PatchMistake
 }
 
 // State is a World with the objects that it was made of. It is immutable.
@@ -149,6 +153,9 @@ func (s *step) apply(change source.Change) {
 	case "Sidecar":
 		object, _ := change.Object.(*networking.Sidecar)
 		s.sidecar(change.Namespace, change.Name, object)
+	case "EnvoyFilter":
+		object, _ := change.Object.(*filter.EnvoyFilter)
+		s.envoyFilter(change.Namespace, change.Name, object)
 	case "PeerAuthentication":
 		object, _ := change.Object.(*security.PeerAuthentication)
 		s.peerAuthentication(change.Namespace, change.Name, object)

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	networking "istio.io/client-go/pkg/apis/networking/v1"
+	filter "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -53,6 +54,8 @@ func NewObject(kind string) metav1.Object {
 		return &networking.WorkloadEntry{}
 	case "Sidecar":
 		return &networking.Sidecar{}
+	case "EnvoyFilter": // there is no v1 of it
+		return &filter.EnvoyFilter{}
 	case "PeerAuthentication":
 		return &security.PeerAuthentication{}
 	}

@@ -12,6 +12,8 @@ type Dirty struct {
 	Inbound map[string]struct{}
 	// Sidecars are the Sidecar objects that changed, as namespace/name.
 	Sidecars map[string]struct{}
+	// Filters says that an EnvoyFilter changed.
+	Filters bool
 	// All says that everything must be computed anew: MeshConfig changed.
 	All bool
 	// Tests says that what is asked about callers changed, so that each may belong to another scope.
@@ -25,7 +27,7 @@ func NewDirty() Dirty {
 
 // Empty says that nothing changed.
 func (d Dirty) Empty() bool {
-	return len(d.Hosts) == 0 && len(d.Endpoints) == 0 && len(d.Inbound) == 0 && len(d.Sidecars) == 0 && !d.Gateways && !d.All && !d.Tests
+	return len(d.Hosts) == 0 && len(d.Endpoints) == 0 && len(d.Inbound) == 0 && len(d.Sidecars) == 0 && !d.Gateways && !d.All && !d.Tests && !d.Filters
 }
 
 // Host marks a host.

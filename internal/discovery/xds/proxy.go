@@ -50,6 +50,7 @@ func parseNode(node *core.Node, delta bool) (*mesh.Proxy, error) {
 	if ips := text(meta, "INSTANCE_IPS"); ips != "" {
 		p.Addresses = strings.Split(ips, ",")
 	}
+	p.Metadata = texts(meta)
 	version := node.GetUserAgentBuildVersion().GetVersion()
 	p.Flavour = flavour(node)
 	p.Build = fmt.Sprintf("%d.%d.%d", version.GetMajorNumber(), version.GetMinorNumber(), version.GetPatch())
@@ -77,6 +78,17 @@ func cutLast(s string) (before, after string, ok bool) {
 
 func text(fields map[string]*structpb.Value, name string) string {
 	return fields[name].GetStringValue()
+}
+
+// texts are the fields that are texts.
+func texts(fields map[string]*structpb.Value) map[string]string {
+	out := map[string]string{}
+	for name, value := range fields {
+		if v, ok := value.GetKind().(*structpb.Value_StringValue); ok {
+			out[name] = v.StringValue
+		}
+	}
+	return out
 }
 
 func labels(v *structpb.Value) map[string]string {

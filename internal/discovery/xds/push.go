@@ -273,6 +273,9 @@ func wholeTables(target *target, tables []*envoy.Resource) []*envoy.Resource {
 		out[k] = r
 		if hosts := target.hostsOf(r.Name); len(hosts) > 0 {
 			out[k] = envoy.WholeTable(r.Name, hosts)
+			if target.finish != nil {
+				out[k] = target.finish(out[k])
+			}
 		}
 	}
 	return out

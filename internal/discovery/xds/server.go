@@ -40,13 +40,14 @@ type Server struct {
 	memo     *envoy.Memo
 	inbounds map[string]*inboundClass
 	gateways map[string]*gatewayClass
+	patched  map[string]*patched
 	streams  map[*stream]struct{}
 	ready    atomic.Bool
 }
 
 // NewServer is a server without a world.
 func NewServer(metrics *Metrics) *Server {
-	return &Server{Quarantine: newQuarantine(), metrics: metrics, scopes: map[scope.Key]*class{}, memo: envoy.NewMemo(), inbounds: map[string]*inboundClass{}, gateways: map[string]*gatewayClass{}, streams: map[*stream]struct{}{}}
+	return &Server{Quarantine: newQuarantine(), metrics: metrics, scopes: map[scope.Key]*class{}, memo: envoy.NewMemo(), inbounds: map[string]*inboundClass{}, gateways: map[string]*gatewayClass{}, patched: map[string]*patched{}, streams: map[*stream]struct{}{}}
 }
 
 // Ready says whether a world is known.
@@ -85,6 +86,7 @@ func (s *Server) Update(w *world.World, dirty world.Dirty) (step uint64) {
 	for st := range s.streams {
 		s.place(st, dirty)
 	}
+	s.forgetFilters()
 	s.ready.Store(true)
 	return s.step
 }
@@ -102,7 +104,16 @@ func (s *Server) place(st *stream, dirty world.Dirty) {
 	}
 }
 
+// targetOf is what a stream is to be sent, as its EnvoyFilters leave it.
 func (s *Server) targetOf(st *stream) *target {
+	t := s.sharedTarget(st)
+	if filters := s.filtersOf(st); filters != nil {
+		filters.apply(t, s.step)
+	}
+	return t
+}
+
+func (s *Server) sharedTarget(st *stream) *target {
 	c := st.class
 	t := &target{step: s.step, made: time.Now(), parts: [typeCount][]*envoy.Section{
 		clusterIndex:  {c.outbound.Clusters()},

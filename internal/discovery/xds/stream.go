@@ -25,7 +25,11 @@ type stream struct {
 	since  time.Time
 	target atomic.Pointer[target]
 	awake  chan struct{}
-	done   atomic.Uint64 // the step of the last target that was wholly acknowledged
+	// filterKey names the patches of the proxy, as they were with filterTree; the server guards both.
+	filterKey  string
+	filterTree filterTree
+
+	done atomic.Uint64 // the step of the last target that was wholly acknowledged
 
 	types    [typeCount]*typeState
 	warming  map[string]bool // clusters sent whose endpoints are not acknowledged yet

@@ -33,6 +33,8 @@ type target struct {
 	made    time.Time
 	parts   [typeCount][]*envoy.Section
 	hostsOf func(table string) []*envoy.Resource
+	// finish is what becomes of a table with all its virtual hosts in it; nil is nothing.
+	finish func(*envoy.Resource) *envoy.Resource
 }
 
 func (t *target) equal(other *target) bool {
@@ -73,6 +75,9 @@ func diff(to, from []*envoy.Section) (changed []*envoy.Resource, removed []strin
 		}
 		c, r := part.Diff(before)
 		changed, removed = append(changed, c...), append(removed, r...)
+	}
+	for _, gone := range from[min(len(to), len(from)):] {
+		gone.Each(func(r *envoy.Resource) { removed = append(removed, r.Name) })
 	}
 	return changed, removed
 }

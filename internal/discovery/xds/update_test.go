@@ -10,9 +10,11 @@ import (
 	securityapi "istio.io/api/security/v1beta1"
 	typeapi "istio.io/api/type/v1beta1"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
+	filter "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	security "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -35,7 +37,7 @@ func change(r *rand.Rand) source.Change {
 	}
 	namespace, name := pick(r, "a", "b"), fmt.Sprintf("o%d", r.IntN(4))
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
-	c := source.Change{Kind: pick(r, "Service", "Service", "VirtualService", "DestinationRule", "ServiceEntry", "Sidecar", "WorkloadEntry", "AuthorizationPolicy"), Namespace: namespace, Name: name}
+	c := source.Change{Kind: pick(r, "Service", "Service", "VirtualService", "DestinationRule", "ServiceEntry", "Sidecar", "WorkloadEntry", "AuthorizationPolicy", "EnvoyFilter"), Namespace: namespace, Name: name}
 	if r.IntN(4) == 0 {
 		return c
 	}
@@ -46,6 +48,10 @@ func change(r *rand.Rand) source.Change {
 		if r.IntN(5) == 0 {
 			c.Object = &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: pick(r, "o0.a.svc.cluster.local", "o1.test")}}
 		}
+	case "EnvoyFilter":
+		object := &filter.EnvoyFilter{ObjectMeta: meta}
+		randomFilter(r, &object.Spec)
+		c.Object = object
 	case "Sidecar":
 		object := &networking.Sidecar{ObjectMeta: meta}
 		sidecar := &object.Spec
@@ -120,5 +126,33 @@ func TestUpdateEqualsFromScratch(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// randomFilter patches in one of a few ways, some of which nothing can come of.
+func randomFilter(r *rand.Rand, spec *api.EnvoyFilter) {
+	patches := []string{
+		`{applyTo: HTTP_FILTER, match: {context: SIDECAR_OUTBOUND}, patch: {operation: INSERT_FIRST, value: {name: x, typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua}}}}`,
+		`{applyTo: CLUSTER, patch: {operation: MERGE, value: {connect_timeout: 7s}}}`,
+		`{applyTo: CLUSTER, match: {cluster: {service: o1.a.svc.cluster.local}}, patch: {operation: REMOVE}}`,
+		`{applyTo: CLUSTER, patch: {operation: ADD, value: {name: added}}}`,
+		`{applyTo: VIRTUAL_HOST, match: {context: SIDECAR_OUTBOUND}, patch: {operation: ADD, value: {name: added, domains: [added.test]}}}`,
+		`{applyTo: VIRTUAL_HOST, match: {routeConfiguration: {vhost: {name: "o1.a.svc.cluster.local:80"}}}, patch: {operation: REMOVE}}`,
+		`{applyTo: HTTP_ROUTE, match: {routeConfiguration: {portNumber: 80}}, patch: {operation: INSERT_FIRST, value: {match: {prefix: /x}, direct_response: {status: 418}}}}`,
+		`{applyTo: ROUTE_CONFIGURATION, patch: {operation: MERGE, value: {max_direct_response_body_size_bytes: 9}}}`,
+		`{applyTo: LISTENER, match: {listener: {portNumber: 81}}, patch: {operation: REMOVE}}`,
+		`{applyTo: NETWORK_FILTER, patch: {operation: MERGE, value: {typed_config: {"@type": nonsense}}}}`,
+		`{applyTo: FILTER_CHAIN, patch: {operation: REPLACE}}`,
+	}
+	text := "priority: " + pick(r, "0", "1", "-1") + "\nconfigPatches:\n"
+	for range 1 + r.IntN(3) {
+		text += "- " + pick(r, patches...) + "\n"
+	}
+	converted, err := yaml.YAMLToJSON([]byte(text))
+	if err == nil {
+		err = spec.UnmarshalJSON(converted)
+	}
+	if err != nil {
+		panic(err)
 	}
 }
