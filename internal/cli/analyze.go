@@ -110,7 +110,7 @@ func (a *analysis) run(ctx context.Context, g *global, out io.Writer, in io.Read
 	if err != nil {
 		return err
 	}
-	state, _ := resolve.Next(resolve.Start(resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap, Patches: discovery.PatchMistakes}), append(changes, fromFiles...))
+	state, _ := resolve.Next(resolve.Start(analyzed(g)), append(changes, fromFiles...))
 	var found []resolve.Problem
 	for _, p := range append(state.Problems(), state.Analyze()...) {
 		inScope := a.allNamespaces || !a.useKube || p.Namespace == namespace || p.Namespace == ""
@@ -127,6 +127,11 @@ func (a *analysis) run(ctx context.Context, g *global, out io.Writer, in io.Read
 		return Exit{ExitAnalyzed, "Analyzers found issues. See https://istio.io/latest/docs/reference/config/analysis/ for what the IST codes mean."}
 	}
 	return nil
+}
+
+// analyzed are the options of a control plane whose configuration is looked at from here.
+func analyzed(g *global) resolve.Options {
+	return resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap, Patches: discovery.PatchMistakes}
 }
 
 // suppressed says whether a problem is one that nobody wants to hear of.
@@ -303,7 +308,7 @@ func validateCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			options := resolve.Options{ClusterID: "Kubernetes", Domain: "cluster.local", RootNamespace: g.istioNamespace, MeshConfigMap: meshConfigMap, Patches: discovery.PatchMistakes}
+			options := analyzed(g)
 			refused := 0
 			for _, c := range changes {
 				for _, p := range resolve.Check(options, c.Kind, c.Namespace, c.Name, c.Object) {

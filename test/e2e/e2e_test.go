@@ -59,6 +59,7 @@ func TestStory(t *testing.T) {
 		{"no proxy rejected anything", w.noRejections},
 		{"every proxy is in step", w.proxyStatus},
 		{"proxy-config and route", w.explained},
+		{"describe and bug-report", w.reported},
 		{"plan, diff, verify and explain", w.plan},
 		{"a second operator takes over", w.secondOperator},
 		{"L3 the customised resource", w.customised},

@@ -258,3 +258,30 @@ func hasSeries(series, name, labels string) bool {
 	}
 	return true
 }
+
+// reported: describe names what applies; a bug report has the parts of the mesh, and nothing secret.
+func (w *world) reported(t *testing.T) {
+	pod := w.slipway(t, "describe", "pod", "deploy/reviews-v2.default")
+	for _, want := range []string{"Sidecar: revision default", "Service: reviews.default.svc.cluster.local", "DestinationRule: default/reviews", "Matching subsets: v2", "mutual TLS PERMISSIVE"} {
+		if !strings.Contains(pod, want) {
+			t.Errorf("describe pod does not say %q:\n%s", want, pod)
+		}
+	}
+	if service := w.slipway(t, "describe", "service", "productpage.default"); !strings.Contains(service, "VirtualService: default/bookinfo") {
+		t.Errorf("describe service does not name the VirtualService:\n%s", service)
+	}
+	file := filepath.Join(t.TempDir(), "report.tar.gz")
+	w.slipway(t, "bug-report", "--output-file", file, "--proxies", "3")
+	files := strings.Fields(w.run(t, time.Minute, "tar", "-tzf", file))
+	for _, want := range []string{"version.txt", "istiooperators.yaml", "configuration/VirtualService.yaml", "analyze.json", "proxy-status.txt", "/discovery.log", "/syncz.json", "/config_dump.json", "/istio-operator.log"} {
+		if !slices.ContainsFunc(files, func(name string) bool { return strings.HasSuffix(name, want) }) {
+			t.Errorf("the report has no %s: %v", want, files)
+		}
+	}
+	text := w.run(t, time.Minute, "tar", "-xzOf", file)
+	for _, secret := range []string{"PRIVATE KEY", "ca-key.pem", "SecretsConfigDump"} {
+		if strings.Contains(text, secret) {
+			t.Errorf("the report has %q in it", secret)
+		}
+	}
+}
