@@ -2,8 +2,11 @@ package conformance
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -130,6 +133,21 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
 			check: both(served(withCertificate), refused(plainClient))},
 		{name: "Gateway TLS minProtocolVersion", proves: field + "minProtocolVersion", with: byName + server("mode: SIMPLE, credentialName: a-test, minProtocolVersion: TLSV1_3"), without: byName + server("mode: SIMPLE, credentialName: a-test"),
 			check: both(served(plainClient), refused(caller{name: "a.test", max: tls.VersionTLS12}))},
+		{name: "Gateway TLS maxProtocolVersion", proves: field + "maxProtocolVersion", with: byName + server("mode: SIMPLE, credentialName: a-test, maxProtocolVersion: TLSV1_2"), without: byName + server("mode: SIMPLE, credentialName: a-test"),
+			check: negotiates(t, func(s tls.ConnectionState) bool { return s.Version == tls.VersionTLS12 })},
+		{name: "Gateway TLS cipherSuites", proves: field + "cipherSuites", with: byName + server("mode: SIMPLE, credentialName: a-test, maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-ECDSA-AES256-GCM-SHA384, ECDHE-RSA-AES256-GCM-SHA384]"),
+			without: byName + server("mode: SIMPLE, credentialName: a-test, maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-ECDSA-AES128-GCM-SHA256, ECDHE-RSA-AES128-GCM-SHA256]"),
+			check: negotiates(t, func(s tls.ConnectionState) bool {
+				return strings.Contains(tls.CipherSuiteName(s.CipherSuite), "AES_256")
+			})},
+		{name: "Gateway TLS verifyCertificateSpki", proves: field + "verifyCertificateSpki", with: byName + server("mode: MUTUAL, credentialName: a-test, verifyCertificateSpki: ["+digest(spki(t, pair))+"]"), without: byName + server("mode: MUTUAL, credentialName: a-test, verifyCertificateSpki: ["+digest("another")+"]"),
+			check: served(withCertificate)},
+		{name: "Gateway TLS verifyCertificateHash", proves: field + "verifyCertificateHash", with: byName + server("mode: MUTUAL, credentialName: a-test, verifyCertificateHash: ["+hexDigest(string(pair.Certificate[0]))+"]"), without: byName + server("mode: MUTUAL, credentialName: a-test, verifyCertificateHash: ["+hexDigest("another")+"]"),
+			check: served(withCertificate)},
+		{name: "Gateway TLS credentialNames", proves: field + "credentialNames", with: byName + server("mode: SIMPLE, credentialNames: [a-test]"), check: served(plainClient)},
+		{name: "Gateway TLS caCertCredentialName", proves: field + "caCertCredentialName", with: secret("two", map[string]string{"cert": chain, "key": key}) + "---\n" + secret("clients", map[string]string{"ca.crt": a.pem, "tls.crt": chain, "tls.key": key}) + "---\n" + server("mode: MUTUAL, credentialName: two, caCertCredentialName: clients"),
+			without: byName + server("mode: SIMPLE, credentialName: a-test"), check: both(served(withCertificate), refused(plainClient))},
+		{name: "Gateway TLS tlsCertificates", proves: field + "tlsCertificates.serverCertificate " + field + "tlsCertificates.privateKey", with: server("mode: SIMPLE, tlsCertificates: [{serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem") + "}]"), check: served(plainClient)},
 		{name: "Gateway TLS PASSTHROUGH by SNI", proves: field + "mode VirtualService.tls.match.sniHosts", check: func(*mesh) error {
 			got, _, err := caller{name: "secure.test"}.get(t, casePort)
 			return orErr(err, expect(got.Version == "secured", "answered by %q", got.Version))
@@ -147,6 +165,39 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
 				return orErr(err, expect(got == "greeting", "answered %q", got))
 			}},
 	}
+}
+
+// negotiates checks what a connection of an ordinary client comes to.
+func negotiates(t *testing.T, want func(tls.ConnectionState) bool) func(*mesh) error {
+	return func(*mesh) error {
+		connection, err := caller{name: "a.test"}.dial(t, casePort)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = connection.Close() }()
+		state := connection.ConnectionState()
+		return expect(want(state), "version %s, %s", tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite))
+	}
+}
+
+// spki is the public key of a certificate, as it stands in there.
+func spki(t *testing.T, pair tls.Certificate) string {
+	t.Helper()
+	certificate, err := x509.ParseCertificate(pair.Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(certificate.RawSubjectPublicKeyInfo)
+}
+
+func digest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+func hexDigest(text string) string {
+	sum := sha256.Sum256([]byte(text))
+	return hex.EncodeToString(sum[:])
 }
 
 // reachable holds where the gateway's port is open.

@@ -159,18 +159,48 @@ func downstreamTLS(server mesh.GatewayServer, http bool) *core.TransportSocket {
 	case settings.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL:
 		common.TlsCertificateSdsSecretConfigs = []*tls.SdsSecretConfig{agentSecret("default")}
 		common.ValidationContextType = &tls.CommonTlsContext_ValidationContextSdsSecretConfig{ValidationContextSdsSecretConfig: agentSecret("ROOTCA")}
-	case settings.CredentialName != "":
-		common.TlsCertificateSdsSecretConfigs = []*tls.SdsSecretConfig{namedSecret(settings.CredentialName)}
-		if mutual {
-			common.ValidationContextType = checkedBy(settings, namedSecret(settings.CredentialName+"-cacert"))
-		}
 	default:
-		common.TlsCertificateSdsSecretConfigs = []*tls.SdsSecretConfig{fileSecret("file-cert:" + settings.ServerCertificate + "~" + settings.PrivateKey)}
+		common.TlsCertificateSdsSecretConfigs = serverCertificates(settings)
 		if mutual {
-			common.ValidationContextType = checkedBy(settings, fileSecret("file-root:"+settings.CaCertificates))
+			common.ValidationContextType = checkedBy(settings, clientAuthority(settings))
 		}
 	}
 	return &core.TransportSocket{Name: tlsSocket, ConfigType: &core.TransportSocket_TypedConfig{TypedConfig: pack(context)}}
+}
+
+// serverCertificates are those that the server shows: secrets by name before files, several before one.
+func serverCertificates(settings *networking.ServerTLSSettings) []*tls.SdsSecretConfig {
+	names := settings.CredentialNames
+	if len(names) == 0 && settings.CredentialName != "" {
+		names = []string{settings.CredentialName}
+	}
+	var out []*tls.SdsSecretConfig
+	for _, name := range names {
+		out = append(out, namedSecret(name))
+	}
+	if len(out) > 0 {
+		return out
+	}
+	for _, files := range settings.TlsCertificates {
+		out = append(out, fileSecret("file-cert:"+files.ServerCertificate+"~"+files.PrivateKey))
+	}
+	if len(out) > 0 {
+		return out
+	}
+	return []*tls.SdsSecretConfig{fileSecret("file-cert:" + settings.ServerCertificate + "~" + settings.PrivateKey)}
+}
+
+// clientAuthority is who must have signed a client's certificate: a secret of its own, that of the server's secret, or a file.
+func clientAuthority(settings *networking.ServerTLSSettings) *tls.SdsSecretConfig {
+	switch {
+	case settings.CaCertCredentialName != "":
+		return namedSecret(settings.CaCertCredentialName + "-cacert")
+	case len(settings.CredentialNames) > 0:
+		return namedSecret(settings.CredentialNames[0] + "-cacert")
+	case settings.CredentialName != "":
+		return namedSecret(settings.CredentialName + "-cacert")
+	}
+	return fileSecret("file-root:" + settings.CaCertificates)
 }
 
 // checkedBy asks of a client's certificate that the authority has signed it, and what the settings say of it.

@@ -72,16 +72,17 @@ func checkServerTLS(protocol mesh.Protocol, tls *api.ServerTLSSettings, field st
 	if tls.HttpsRedirect {
 		r.refuse(field+".httpsRedirect", "is for a server of protocol HTTP")
 	}
-	files := tls.ServerCertificate != "" && tls.PrivateKey != ""
+	files := tls.ServerCertificate != "" && tls.PrivateKey != "" || len(tls.TlsCertificates) > 0
+	secret := tls.CredentialName != "" || len(tls.CredentialNames) > 0
 	switch tls.Mode {
 	case api.ServerTLSSettings_PASSTHROUGH, api.ServerTLSSettings_ISTIO_MUTUAL:
 	case api.ServerTLSSettings_AUTO_PASSTHROUGH:
 		r.warn(field+".mode", ReasonUnsupported, "AUTO_PASSTHROUGH is not supported yet; the port stays closed")
 	case api.ServerTLSSettings_SIMPLE, api.ServerTLSSettings_MUTUAL, api.ServerTLSSettings_OPTIONAL_MUTUAL:
-		if tls.CredentialName == "" && !files {
+		if !secret && !files {
 			r.refuse(field, "needs credentialName, or serverCertificate and privateKey")
 		}
-		if tls.Mode != api.ServerTLSSettings_SIMPLE && tls.CredentialName == "" && tls.CaCertificates == "" {
+		if tls.Mode != api.ServerTLSSettings_SIMPLE && !secret && tls.CaCertificates == "" && tls.CaCertCredentialName == "" {
 			r.refuse(field+".caCertificates", "is required for mode %s", tls.Mode)
 		}
 	}
