@@ -69,7 +69,8 @@ func sortTags(archive io.Reader) ([]byte, error) {
 	for {
 		header, err := r.Next()
 		if errors.Is(err, io.EOF) {
-			return out.Bytes(), w.Close()
+			err := w.Close() // it writes the end
+			return out.Bytes(), err
 		}
 		if err != nil {
 			return nil, err

@@ -66,6 +66,7 @@ func TestStory(t *testing.T) {
 		{"L4 Istio 1.1's ports", w.oldPorts},
 		{"an image that cannot start is never healthy", w.brokenImage},
 		{"rollback, by hand and by itself", w.rollback},
+		{"an upgrade in place", w.upgrade},
 		{"canary by revision and tag", w.canary},
 		{"deleting the resource removes all but CRDs", w.remove},
 		{"operator remove", w.operatorRemove},

@@ -155,11 +155,10 @@ func downstreamTLS(server mesh.GatewayServer, http bool) *core.TransportSocket {
 	context := &tls.DownstreamTlsContext{CommonTlsContext: common}
 	mutual := settings.Mode == networking.ServerTLSSettings_MUTUAL || settings.Mode == networking.ServerTLSSettings_OPTIONAL_MUTUAL
 	context.RequireClientCertificate = boolean(settings.Mode == networking.ServerTLSSettings_MUTUAL || settings.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL)
-	switch {
-	case settings.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL:
+	if settings.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL {
 		common.TlsCertificateSdsSecretConfigs = []*tls.SdsSecretConfig{agentSecret("default")}
 		common.ValidationContextType = &tls.CommonTlsContext_ValidationContextSdsSecretConfig{ValidationContextSdsSecretConfig: agentSecret("ROOTCA")}
-	default:
+	} else {
 		common.TlsCertificateSdsSecretConfigs = serverCertificates(settings)
 		if mutual {
 			common.ValidationContextType = checkedBy(settings, clientAuthority(settings))
