@@ -181,7 +181,7 @@ func (s *Set) Added(typeURL string) []*envoy.Resource {
 type editor struct {
 	set     *Set
 	changed bool
-	by      *one // the last patch that was tried
+	by      *one // the last patch that changed it
 }
 
 // each calls do for the patches of a kind whose context is the given one. A patch at which it panics is left out: what it is
@@ -189,8 +189,12 @@ type editor struct {
 func (e *editor) each(to networking.EnvoyFilter_ApplyTo, inbound bool, do func(*one)) {
 	for _, p := range e.set.patches {
 		if p.GetApplyTo() == to && e.set.directed(p, inbound) {
-			e.by = p
-			guard(p, do)
+			before := e.changed
+			e.changed = false
+			if guard(p, do); e.changed {
+				e.by = p
+			}
+			e.changed = e.changed || before
 		}
 	}
 }

@@ -157,6 +157,21 @@ func TestListener(t *testing.T) {
 	}
 }
 
+// TestPatchedByWhoChanges: the owner of a patched resource is the filter that changed it, not one that only looked.
+func TestPatchedByWhoChanges(t *testing.T) {
+	filter := func(name, text string) *mesh.EnvoyFilter {
+		return &mesh.EnvoyFilter{Owner: mesh.Owner{Namespace: "a", Name: name}, Patches: patches(t, text).ConfigPatches}
+	}
+	set := New([]*mesh.EnvoyFilter{
+		filter("changes", `{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, value: {name: b}}}`),
+		filter("looks", `{applyTo: HTTP_FILTER, match: {listener: {name: other}}, patch: {operation: INSERT_FIRST, value: {name: c}}}`),
+	}, &mesh.Proxy{Kind: mesh.SidecarProxy})
+	got := set.Apply(envoy.NewResource(virtualInbound, filters(virtualInbound, core.TrafficDirection_INBOUND)))
+	if owner := envoy.OwnerOf(got); !strings.HasSuffix(owner, "/a/envoy-filter/changes") {
+		t.Errorf("its owner is %s", owner)
+	}
+}
+
 func TestCheck(t *testing.T) {
 	for _, test := range []struct {
 		patch, want string
