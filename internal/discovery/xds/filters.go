@@ -113,15 +113,20 @@ func (p *patched) apply(t *target, step uint64) {
 	t.finish = p.set.Table
 }
 
-// section is the patched form of a shared section.
-func (p *patched) section(url string, source *envoy.Section, step uint64) *envoy.Section {
-	key := lineKey{url, source.Line()}
+// line finds what was made last, or begins, and notes that it is in use.
+func (p *patched) line(key lineKey, step uint64) *patchedLine {
 	line := p.lines[key]
 	if line == nil {
 		line = &patchedLine{made: envoy.EmptySection()}
 		p.lines[key] = line
 	}
 	line.used = step
+	return line
+}
+
+// section is the patched form of a shared section.
+func (p *patched) section(url string, source *envoy.Section, step uint64) *envoy.Section {
+	line := p.line(lineKey{url, source.Line()}, step)
 	if line.source != source {
 		changed, removed := source.Diff(line.source)
 		changes := make(map[string]*envoy.Resource, len(changed)+len(removed))
@@ -148,13 +153,7 @@ func (p *patched) addition(url string) *envoy.Section {
 
 // addedHosts is the section of the virtual hosts that patches add to tables.
 func (p *patched) addedHosts(tables []*envoy.Section, step uint64) *envoy.Section {
-	key := lineKey{envoy.VirtualHostType, nil}
-	line := p.lines[key]
-	if line == nil {
-		line = &patchedLine{made: envoy.EmptySection()}
-		p.lines[key] = line
-	}
-	line.used = step
+	line := p.line(lineKey{envoy.VirtualHostType, nil}, step)
 	source := tables[0]
 	if line.source == source {
 		return line.made

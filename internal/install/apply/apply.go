@@ -187,7 +187,10 @@ func (c Cluster) send(ctx context.Context, t *task) error {
 	if c.DryRun {
 		options = append(options, client.DryRunAll)
 	}
-	sent := t.desired.DeepCopy()
+	var sent Object // the answer takes desired's place
+	if c.DryRun && t.seized {
+		sent = t.desired.DeepCopy()
+	}
 	if err := c.Client.Apply(ctx, client.ApplyConfigurationFromUnstructured(t.desired), options...); err != nil {
 		return err
 	}
@@ -195,7 +198,7 @@ func (c Cluster) send(ctx context.Context, t *task) error {
 		t.change.Record = record(t.hash, t.desired, t.shape)
 		return nil
 	}
-	if t.seized {
+	if sent != nil {
 		return c.lose(ctx, t.desired, sent, t.live)
 	}
 	return nil
