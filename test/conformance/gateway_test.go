@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -30,6 +31,33 @@ func answeredAt(host string, status int, version string) func(*mesh) error {
 	}
 }
 
+// once makes a connection for each request.
+var once = &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+
+// bound checks who answers at an address of the case's port: nobody, where want is empty.
+func bound(address, want string) func(*mesh) error {
+	return func(*mesh) error {
+		_, got, err := ask(once, fmt.Sprintf("http://%s:%d/", address, casePort), "a.test")
+		if want == "" {
+			return expect(err != nil, "%s is answered by %q", address, got.Version)
+		}
+		return orErr(err, expect(got.Version == want, "%s is answered by %q", address, got.Version))
+	}
+}
+
+// adminSays checks that the gateway's Envoy tells of something.
+func adminSays(path, want string) func(*mesh) error {
+	return func(*mesh) error {
+		response, err := http.Get("http://127.0.0.1:15000" + path)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = response.Body.Close() }()
+		text, err := io.ReadAll(response.Body)
+		return orErr(err, expect(strings.Contains(string(text), want), "%s does not tell of %s", path, want))
+	}
+}
+
 func gatewayFeatures(greeting int) []feature {
 	const to = "http: [{route: [{destination: {host: reviews.test, subset: v2}}]}]"
 	port := fmt.Sprintf("port: {number: %d, name: http-case, protocol: HTTP}", casePort)
@@ -50,6 +78,12 @@ func gatewayFeatures(greeting int) []feature {
 			_, got, err := m.at(18082, "b.test", "/")
 			return orErr(err, expect(got.Version == "v2", "answered by %q", got.Version))
 		})},
+		{name: "Gateway bind", proves: "Gateway.servers.bind", with: toV2("hosts: [a.test], bind: 127.0.0.5", "[a.test]"), without: toV2("hosts: [a.test], bind: 127.0.0.6", "[a.test]"), check: both(bound("127.0.0.5", "v2"), bound("127.0.0.1", ""))},
+		{name: "Gateways of one port bound to two addresses", proves: "Gateway.servers.bind", with: caseGateway("{"+port+", hosts: [a.test], bind: 127.0.0.5}, {"+port+", hosts: [b.test], bind: 127.0.0.6}", `hosts: ["*.test"], gateways: [case], `+to), check: both(bound("127.0.0.5", "v2"), func(m *mesh) error {
+			response, _, err := ask(once, fmt.Sprintf("http://127.0.0.6:%d/", casePort), "a.test")
+			return orErr(err, expect(response != nil && response.StatusCode == http.StatusNotFound, "a host of the other address is answered %v", response))
+		})},
+		{name: "Gateway server name", proves: "Gateway.servers.name", with: toV2("hosts: [a.test], name: front-door", "[a.test]"), without: toV2("hosts: [a.test]", "[a.test]"), check: both(answeredAt("a.test", 200, "v2"), adminSays("/config_dump?resource=dynamic_listeners", `"stat_prefix": "front-door"`))},
 		{name: "VirtualServices of one host are merged on a gateway", proves: "VirtualService.hosts",
 			with: toV2("hosts: [a.test]", "[a.test]") + "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: case-second}\nspec: {hosts: [a.test], gateways: [case], http: [{match: [{uri: {prefix: /tea}}], directResponse: {status: 418}}]}\n",
 			check: both(answeredAt("a.test", 200, "v2"), func(m *mesh) error {

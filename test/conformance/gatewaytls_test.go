@@ -47,6 +47,8 @@ type caller struct {
 	name        string // that is asked for
 	certificate *tls.Certificate
 	max         uint16 // version
+	sni         string // where another name is asked for than the certificate has
+	protocols   []string
 }
 
 // dial opens a connection whose server must be who it says, by the tests' own authority.
@@ -54,6 +56,11 @@ func (c caller) dial(t testing.TB, port int) (*tls.Conn, error) {
 	config := &tls.Config{ServerName: c.name, RootCAs: outsideCA(t).pool(), MaxVersion: c.max, MinVersion: tls.VersionTLS12}
 	if c.certificate != nil {
 		config.Certificates = []tls.Certificate{*c.certificate}
+	}
+	config.NextProtos = c.protocols
+	if c.sni != "" {
+		config.ServerName, config.InsecureSkipVerify = c.sni, true
+		config.VerifyConnection = func(s tls.ConnectionState) error { return s.PeerCertificates[0].VerifyHostname(c.name) }
 	}
 	return tls.DialWithDialer(&net.Dialer{Timeout: 3 * time.Second}, "tcp", fmt.Sprintf("127.0.0.1:%d", port), config)
 }
@@ -98,13 +105,15 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := map[string]string{"chain.pem": chain, "key.pem": key, "ca.pem": a.pem}
+	files := map[string]string{"chain.pem": chain, "key.pem": key, "ca.pem": a.pem, "crl.pem": a.revoke(t, clientChain)}
+	stranger := strangersPair(t)
 	at := func(name string) string { return filepath.Join(writeFiles(t, files), name) }
 	server := func(settings string) string {
 		return caseGateway(fmt.Sprintf("{port: {number: %d, name: https, protocol: HTTPS}, hosts: [a.test], tls: {%s}}", casePort, settings),
 			"hosts: [a.test], gateways: [case], http: [{route: [{destination: {host: reviews.test, subset: v2}}]}]")
 	}
 	const field = "Gateway.servers.tls."
+	byFile := "serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem") + ", caCertificates: " + at("ca.pem")
 	byName := secret("a-test", map[string]string{"tls.crt": chain, "tls.key": key, "ca.crt": a.pem}) + "---\n"
 	served := func(c caller) func(*mesh) error {
 		return func(*mesh) error {
@@ -153,6 +162,15 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
 			return orErr(err, expect(got.Version == "secured", "answered by %q", got.Version))
 		}, with: fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: secured}\nspec: {hosts: [secure.test], resolution: STATIC, ports: [{number: 443, name: tls, protocol: TLS, targetPort: %d}], endpoints: [{address: 127.0.0.1}]}\n---\n", secured) +
 			caseGateway(fmt.Sprintf("{port: {number: %d, name: tls, protocol: TLS}, hosts: [secure.test], tls: {mode: PASSTHROUGH}}", casePort), "hosts: [secure.test], gateways: [case], tls: [{match: [{sniHosts: [secure.test]}], route: [{destination: {host: secure.test, port: {number: 443}}}]}]")},
+		{name: "Gateway port name, in the name of its routes", proves: "Gateway.servers.port.name", with: byName + server("mode: SIMPLE, credentialName: a-test"), without: byName + strings.Replace(server("mode: SIMPLE, credentialName: a-test"), "name: https", "name: other", 1),
+			check: both(served(plainClient), adminSays("/config_dump?resource=dynamic_route_configs", fmt.Sprintf("https.%d.https.case.default", casePort)))},
+		{name: "Gateway TLS MUTUAL by tlsCertificates", proves: field + "tlsCertificates.caCertificates", with: server("mode: MUTUAL, tlsCertificates: [{serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem") + ", caCertificates: " + at("ca.pem") + "}]"),
+			check: both(served(withCertificate), refused(plainClient))},
+		{name: "Gateway TLS caCrl", proves: field + "caCrl", with: server("mode: MUTUAL, " + byFile + ", caCrl: " + at("crl.pem")), without: server("mode: MUTUAL, " + byFile), check: both(refused(withCertificate), reachable)},
+		{name: "Gateway TLS insecureSkipVerify", proves: field + "insecureSkipVerify", with: server("mode: MUTUAL, " + byFile + ", insecureSkipVerify: true"), without: server("mode: MUTUAL, " + byFile), check: served(caller{name: "a.test", certificate: &stranger})},
+		{name: "Gateway TLS AUTO_PASSTHROUGH", proves: field + "mode", with: securedEntry(secured) + autoPassthrough, without: securedEntry(secured) + strings.Replace(autoPassthrough, "AUTO_PASSTHROUGH", "PASSTHROUGH", 1),
+			check: both(answersBy(t, "secured", through("outbound_.443_._.secure.test", "istio")), answersBy(t, "secured", through("outbound_.443_.blue_.secure.test", "istio-peer-exchange")), closed(t, through("outbound_.443_.green_.secure.test", "istio")),
+				closed(t, through("outbound|443||secure.test", "istio")), closed(t, through("outbound_.443_._.secure.test", "h2")))},
 		{name: "Gateway TLS that ends before TCP", proves: "Gateway.servers.port.protocol", with: byName + fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: greeting}\nspec: {hosts: [greeting.test], resolution: STATIC, ports: [{number: 9000, name: tcp, protocol: TCP, targetPort: %d}], endpoints: [{address: 127.0.0.1}]}\n---\n", greetingPort(t)) +
 			caseGateway(fmt.Sprintf("{port: {number: %d, name: tls, protocol: TLS}, hosts: [a.test], tls: {mode: SIMPLE, credentialName: a-test}}", casePort), "hosts: [a.test], gateways: [case], tcp: [{route: [{destination: {host: greeting.test, port: {number: 9000}}}]}]"),
 			check: func(*mesh) error {
@@ -166,6 +184,50 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
 			}},
 	}
 }
+
+// securedEntry is a server outside that ends TLS itself, and a part of it.
+func securedEntry(port int) string {
+	return fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: secured}\nspec: {hosts: [secure.test], resolution: STATIC, ports: [{number: 443, name: tls, protocol: TLS, targetPort: %d}], endpoints: [{address: 127.0.0.1, labels: {colour: blue}}]}\n---\n"+
+		"apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secured}\nspec: {host: secure.test, subsets: [{name: blue, labels: {colour: blue}}]}\n---\n", port)
+}
+
+// autoPassthrough leads the mesh's TLS on by its server names.
+var autoPassthrough = fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: case}\nspec: {selector: {istio: conformance}, servers: [{port: {number: %d, name: tls, protocol: TLS}, hosts: ['*.test'], tls: {mode: AUTO_PASSTHROUGH}}]}\n", casePort)
+
+// through is a proxy of the mesh's that asks for a cluster by its name as a server name.
+func through(sni, protocol string) caller {
+	return caller{name: "secure.test", sni: sni, protocols: []string{protocol}}
+}
+
+func answersBy(t *testing.T, want string, c caller) func(*mesh) error {
+	return func(*mesh) error {
+		got, _, err := c.get(t, casePort)
+		return orErr(err, expect(got.Version == want, "%s is answered by %q", c.sni, got.Version))
+	}
+}
+
+func closed(t *testing.T, c caller) func(*mesh) error {
+	return func(*mesh) error {
+		got, _, err := c.get(t, casePort)
+		return expect(err != nil, "%s with %v is answered by %q", c.sni, c.protocols, got.Version)
+	}
+}
+
+// strangersPair is a client's certificate that nobody known has signed.
+func strangersPair(t *testing.T) tls.Certificate {
+	t.Helper()
+	other, err := newAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := tls.X509KeyPair(pemPair(other.issue(t, "client.test")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+func pemPair(chain, key string) ([]byte, []byte) { return []byte(chain), []byte(key) }
 
 // negotiates checks what a connection of an ordinary client comes to.
 func negotiates(t *testing.T, want func(tls.ConnectionState) bool) func(*mesh) error {

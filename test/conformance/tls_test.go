@@ -23,7 +23,9 @@ type authority struct {
 	pem         string
 }
 
-var outsideAuthority = sync.OnceValues(func() (*authority, error) {
+var outsideAuthority = sync.OnceValues(newAuthority)
+
+func newAuthority() (*authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -36,7 +38,7 @@ var outsideAuthority = sync.OnceValues(func() (*authority, error) {
 	}
 	certificate, err := x509.ParseCertificate(der)
 	return &authority{certificate, key, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}, err
-})
+}
 
 func outsideCA(t testing.TB) *authority {
 	t.Helper()

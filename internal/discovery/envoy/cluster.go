@@ -17,32 +17,53 @@ const (
 	InboundPassthroughCluster = "InboundPassthroughCluster"
 )
 
-// clusters makes those of a host: one a port, and one a port and subset.
+// clusters makes those of a host: one a port, and one a port and subset. A gateway that leads the mesh's TLS on has each a second
+// time, without TLS of its own and named as server names are.
 func clusters(config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
 	if o.Service == nil {
 		return nil
 	}
 	var out []*Resource
 	for _, port := range o.Service.Ports {
-		out = appendCluster(out, config, o, endpoints, port, mesh.Subset{})
-		if o.Rule != nil {
-			for _, subset := range o.Rule.Subsets {
-				out = appendCluster(out, config, o, endpoints, port, subset)
+		for _, subset := range subsetsOf(o) {
+			c := madeCluster{config: config, outbound: o, endpoints: endpoints, port: port, subset: subset}
+			out = append(out, c.build(mesh.ClusterName(o.Host, subset.Name, port.Number), false)...)
+			if o.Through {
+				out = append(out, c.build(mesh.SNI(o.Host, subset.Name, port.Number), true)...)
 			}
 		}
 	}
 	return out
 }
 
-func appendCluster(out []*Resource, config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endpoints, port mesh.Port, subset mesh.Subset) []*Resource {
-	name := mesh.ClusterName(o.Host, subset.Name, port.Number)
+// subsetsOf are the whole service, which has no name, and the parts of it that its rule names.
+func subsetsOf(o *mesh.Outbound) []mesh.Subset {
+	subsets := []mesh.Subset{{}}
+	if o.Rule != nil {
+		subsets = append(subsets, o.Rule.Subsets...)
+	}
+	return subsets
+}
+
+// madeCluster is what a cluster is made of.
+type madeCluster struct {
+	config    *mesh.Config
+	outbound  *mesh.Outbound
+	endpoints *mesh.Endpoints
+	port      mesh.Port
+	subset    mesh.Subset
+}
+
+// build returns one cluster, or none where it could have no endpoints. through says that what it carries is encrypted already.
+func (m madeCluster) build(name string, through bool) []*Resource {
+	config, o, port, subset := m.config, m.outbound, m.port, m.subset
 	c := &cluster.Cluster{Name: name, ConnectTimeout: millis(config.ConnectTimeoutMillis)}
 	policy := policyFor(config, o.Rule, port.Number, subset)
 	known := func() *endpoint.ClusterLoadAssignment {
-		return loadAssignment(name, endpoints, port.Number, subset, true, nearnessOf(config, o, policy))
+		return loadAssignment(name, m.endpoints, port.Number, subset, true, nearnessOf(config, o, policy))
 	}
 	if !discover(c, config, o, known) {
-		return out
+		return nil
 	}
 	balance(c, policy.GetLoadBalancer())
 	pool(c, config, policy)
@@ -50,16 +71,18 @@ func appendCluster(out []*Resource, config *mesh.Config, o *mesh.Outbound, endpo
 	if near := nearnessOf(config, o, policy); near != nil && near.shares != nil && c.LbPolicy != cluster.Cluster_CLUSTER_PROVIDED {
 		common(c).LocalityConfigSpecifier = &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
 	}
-	secure(c, config, o, port, subset, policy.GetTls())
-	tellSource(c, policy.GetProxyProtocol())
-	protocol(c, config, port, policy)
+	if !through {
+		secure(c, config, o, port, subset, policy.GetTls())
+		tellSource(c, policy.GetProxyProtocol())
+		protocol(c, config, port, policy)
+	}
 	if o.Rule != nil {
 		c.Metadata = ownerMetadata(o.Rule.Owner, "destination-rule")
 	} else {
 		c.Metadata = &core.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": {}}}
 	}
 	c.Metadata.FilterMetadata["istio"] = withServices(c.Metadata.FilterMetadata["istio"], o)
-	return append(out, NewResource(name, c))
+	return []*Resource{NewResource(name, c)}
 }
 
 // withServices names the service, as istio-proxy's telemetry and Kiali read it.

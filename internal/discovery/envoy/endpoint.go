@@ -18,15 +18,16 @@ func loadAssignments(config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endp
 	}
 	var out []*Resource
 	for _, port := range o.Service.Ports {
-		subsets := []mesh.Subset{{}}
-		if o.Rule != nil {
-			subsets = append(subsets, o.Rule.Subsets...)
-		}
-		for _, subset := range subsets {
+		for _, subset := range subsetsOf(o) {
 			policy := policyFor(config, o.Rule, port.Number, subset)
 			plain := policy.GetTls() != nil && policy.Tls.Mode == networking.ClientTLSSettings_DISABLE
-			name := mesh.ClusterName(o.Host, subset.Name, port.Number)
-			out = append(out, NewResource(name, loadAssignment(name, endpoints, port.Number, subset, plain, nearnessOf(config, o, policy))))
+			names := []string{mesh.ClusterName(o.Host, subset.Name, port.Number)}
+			if o.Through {
+				names = append(names, mesh.SNI(o.Host, subset.Name, port.Number))
+			}
+			for _, name := range names {
+				out = append(out, NewResource(name, loadAssignment(name, endpoints, port.Number, subset, plain, nearnessOf(config, o, policy))))
+			}
 		}
 	}
 	return out

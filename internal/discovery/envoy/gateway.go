@@ -30,7 +30,7 @@ func (g GatewaySections) Next(e Edge, ports []*mesh.GatewayPort) GatewaySections
 	for _, port := range ports {
 		switch first := port.Servers[0]; {
 		case first.Protocol.IsHTTP():
-			table := "http." + itoa(port.Port)
+			table := tableName("http."+itoa(port.Port), port)
 			listeners[listenerName(port)] = gatewayHTTP(e, port, table)
 			fill(tables, hosts, table, gatewayHosts(e, port.Port, port.Servers))
 		default:
@@ -79,16 +79,28 @@ func bindAddress(port *mesh.GatewayPort) string {
 	return wildcard
 }
 
+// tableName is Istio's name of a gateway's route table: it ends in the address where the port is not open on all.
+func tableName(name string, port *mesh.GatewayPort) string {
+	if port.Bind != "" {
+		return name + "." + port.Bind
+	}
+	return name
+}
+
 func gatewayHTTP(e Edge, port *mesh.GatewayPort, table string) *Resource {
 	return NewResource(listenerName(port), &listener.Listener{
 		Name: listenerName(port), Address: address(bindAddress(port), port.Port), TrafficDirection: core.TrafficDirection_OUTBOUND,
-		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(gatewayManager(e, port, table))}}},
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(gatewayManager(e, port, port.Servers[0], table))}}},
 	})
 }
 
-// gatewayManager is at the edge: it trusts no address or certificate that a client tells of.
-func gatewayManager(e Edge, port *mesh.GatewayPort, table string) *hcm.HttpConnectionManager {
-	m := guarded(rds(manager(outboundSide(e.Config, e.Lookup.Flavour), "outbound_"+listenerName(port)), table), httpGuards(e.Config, e.Guard))
+// gatewayManager is at the edge: it trusts no address or certificate that a client tells of. A server's name is that of its counters.
+func gatewayManager(e Edge, port *mesh.GatewayPort, server mesh.GatewayServer, table string) *hcm.HttpConnectionManager {
+	counters := "outbound_" + listenerName(port)
+	if server.Name != "" {
+		counters = server.Name
+	}
+	m := guarded(rds(manager(outboundSide(e.Config, e.Lookup.Flavour), counters), table), httpGuards(e.Config, e.Guard))
 	m.UseRemoteAddress = boolean(true)
 	m.ForwardClientCertDetails = hcm.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Cert: true, Dns: true, Uri: true}

@@ -6,6 +6,7 @@ import (
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	snicluster "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/sni_cluster/v3"
 	tls "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -32,6 +33,8 @@ func gatewayChains(e Edge, port *mesh.GatewayPort) (*Resource, map[string]mesh.G
 			// The port's first server decides whether it is plain HTTP.
 		case server.TLS.GetMode() == networking.ServerTLSSettings_PASSTHROUGH && server.TLS != nil:
 			b.passThrough(server)
+		case server.LeadsThrough():
+			b.autoPassThrough(server)
 		case server.Protocol == mesh.HTTPS:
 			b.https(server)
 		default:
@@ -70,9 +73,9 @@ func (b *chainBuilder) add(names []string, chain *listener.FilterChain) {
 }
 
 func (b *chainBuilder) https(server mesh.GatewayServer) {
-	table := strings.Join([]string{"https", itoa(b.port.Port), server.PortName, server.Gateway.Name, server.Gateway.Namespace}, ".")
+	table := tableName(strings.Join([]string{"https", itoa(b.port.Port), server.PortName, server.Gateway.Name, server.Gateway.Namespace}, "."), b.port)
 	before := len(b.chains)
-	b.add(serverHosts(server), &listener.FilterChain{TransportSocket: downstreamTLS(server, true), Filters: []*listener.Filter{managerFilter(gatewayManager(b.Edge, b.port, table))}})
+	b.add(serverHosts(server), &listener.FilterChain{TransportSocket: downstreamTLS(server, true), Filters: []*listener.Filter{managerFilter(gatewayManager(b.Edge, b.port, server, table))}})
 	if len(b.chains) > before {
 		b.tables[table] = server
 	}
@@ -97,6 +100,25 @@ func (b *chainBuilder) passThrough(server mesh.GatewayServer) {
 			}
 			b.add(names, &listener.FilterChain{Filters: append(tcpGuards(b.Config, b.Guard), tcpToAny(b.Config, withPorts(rule.Destinations, server.Port, b.Lookup), b.Lookup))})
 		}
+	}
+}
+
+// autoPassThrough leads the mesh's own TLS on to the cluster that its server name is. What has another name, or is not the mesh's,
+// finds no way: a name such as outbound|80||HOST would be that of a cluster in which the gateway speaks for itself.
+func (b *chainBuilder) autoPassThrough(server mesh.GatewayServer) {
+	var names []string
+	for _, host := range serverHosts(server) {
+		if host != "*" {
+			host = "*." + strings.TrimPrefix(host, "*.")
+		}
+		names = append(names, host)
+	}
+	filters := append(tcpGuards(b.Config, b.Guard), onlyServerNames("sni_dnat", mesh.SNIPattern), networkFilter("envoy.filters.network.sni_cluster", &snicluster.SniCluster{}),
+		tcpTo(outboundSide(b.Config, b.Lookup.Flavour), BlackHoleCluster))
+	before := len(b.chains)
+	b.add(names, &listener.FilterChain{Filters: filters})
+	for _, chain := range b.chains[before:] {
+		chain.FilterChainMatch.ApplicationProtocols = alpnAll
 	}
 }
 
@@ -199,13 +221,16 @@ func clientAuthority(settings *networking.ServerTLSSettings) *tls.SdsSecretConfi
 	case settings.CredentialName != "":
 		return namedSecret(settings.CredentialName + "-cacert")
 	}
-	return fileSecret("file-root:" + settings.CaCertificates)
+	return fileSecret("file-root:" + mesh.ClientAuthorityFile(settings))
 }
 
 // checkedBy asks of a client's certificate that the authority has signed it, and what the settings say of it.
 func checkedBy(settings *networking.ServerTLSSettings, root *tls.SdsSecretConfig) *tls.CommonTlsContext_CombinedValidationContext {
 	validation := &tls.CertificateValidationContext{MatchTypedSubjectAltNames: anyName(settings.SubjectAltNames),
 		VerifyCertificateSpki: settings.VerifyCertificateSpki, VerifyCertificateHash: settings.VerifyCertificateHash}
+	if settings.GetInsecureSkipVerify().GetValue() { // it is looked at, and told of in x-forwarded-client-cert, whoever has signed it
+		validation.TrustChainVerification = tls.CertificateValidationContext_ACCEPT_UNTRUSTED
+	}
 	if settings.CaCrl != "" {
 		validation.Crl = file(settings.CaCrl)
 	}

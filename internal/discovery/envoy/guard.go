@@ -6,6 +6,7 @@ import (
 	httprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/rbac/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tcprbac "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/rbac/v3"
+	matcher "github.com/envoyproxy/go-control-plane/envoy/type/matcher/v3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
@@ -94,4 +95,11 @@ func addRules(out *rbac.RBAC, config *mesh.Config, policy *mesh.AuthorizationPol
 		}
 		out.Policies[prefix+"ns["+policy.Namespace+"]-policy["+policy.Name+"]-rule["+itoa(uint32(i))+"]"] = rolePolicy(config, rule, tcp)
 	}
+}
+
+// onlyServerNames lets connections pass whose TLS asks for a name of an expression, and ends the others at their first bytes.
+func onlyServerNames(policy, expression string) *listener.Filter {
+	names := &rbac.Permission{Rule: &rbac.Permission_RequestedServerName{RequestedServerName: &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_SafeRegex{SafeRegex: regex(expression)}}}}
+	return networkFilter(tcpRBAC, &tcprbac.RBAC{StatPrefix: "tcp.", Rules: &rbac.RBAC{Action: rbac.RBAC_ALLOW, Policies: map[string]*rbac.Policy{
+		policy: {Permissions: []*rbac.Permission{names}, Principals: []*rbac.Principal{allOf(nil)}}}}})
 }

@@ -33,6 +33,7 @@ type clusterKey struct {
 	place     string
 	mtls      bool
 	edge      bool
+	through   bool
 	endpoints *mesh.Endpoints // nil where the cluster does not hold them
 }
 
@@ -43,6 +44,7 @@ type endpointKey struct {
 	endpoints *mesh.Endpoints
 	place     string
 	edge      bool
+	through   bool
 }
 
 type partKey struct {

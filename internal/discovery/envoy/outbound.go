@@ -115,7 +115,7 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 }
 
 func (o *Outbound) madeClusters(outbound *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
-	key := clusterKey{config: o.config, service: outbound.Service, rule: outbound.Rule, place: placeKey(outbound), mtls: outbound.MTLS, edge: outbound.Edge}
+	key := clusterKey{config: o.config, service: outbound.Service, rule: outbound.Rule, place: placeKey(outbound), mtls: outbound.MTLS, edge: outbound.Edge, through: outbound.Through}
 	if outbound.Service != nil && outbound.Service.Resolution != mesh.Static {
 		key.endpoints = endpoints
 	}
@@ -126,7 +126,7 @@ func (o *Outbound) madeEndpoints(outbound *mesh.Outbound, endpoints *mesh.Endpoi
 	if outbound == nil {
 		return nil
 	}
-	key := endpointKey{o.config, outbound.Service, outbound.Rule, endpoints, placeKey(outbound), outbound.Edge}
+	key := endpointKey{o.config, outbound.Service, outbound.Rule, endpoints, placeKey(outbound), outbound.Edge, outbound.Through}
 	return remember(o.memo.host(outbound.Host, false).endpoints, key, func() []*Resource { return loadAssignments(o.config, outbound, endpoints) })
 }
 

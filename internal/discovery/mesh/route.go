@@ -163,6 +163,26 @@ type Server struct {
 	Name     string
 }
 
+// ClientAuthorityFile is the file with the authorities of clients' certificates; empty where a server names none.
+func ClientAuthorityFile(settings *networking.ServerTLSSettings) string {
+	for _, certificate := range settings.TlsCertificates {
+		if settings.CaCertificates == "" && certificate.CaCertificates != "" {
+			return certificate.CaCertificates
+		}
+	}
+	return settings.CaCertificates
+}
+
+// LeadsThrough says whether a server leads the mesh's TLS on by server names alone.
+func (s Server) LeadsThrough() bool {
+	return s.TLS != nil && s.TLS.Mode == networking.ServerTLSSettings_AUTO_PASSTHROUGH
+}
+
+// LeadsThrough says whether one of the servers does.
+func (g *Gateway) LeadsThrough() bool {
+	return g != nil && slices.ContainsFunc(g.Servers, Server.LeadsThrough)
+}
+
 // ServerHost is a host that a server takes, from VirtualServices of a namespace ("*" is any).
 type ServerHost struct{ Namespace, Host string }
 

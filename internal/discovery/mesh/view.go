@@ -25,6 +25,8 @@ type Outbound struct {
 	Place *Place
 	// Edge says that it is for a gateway: what comes there has no original destination inside the mesh.
 	Edge bool
+	// Through says that the mesh's own TLS is led on as it is, by the server name that it asks for; it is for gateways.
+	Through bool
 	// MTLS says that the service's workloads are expected to take mutual TLS.
 	MTLS bool
 }
@@ -81,6 +83,9 @@ type GatewayServer struct {
 func ClusterName(host, subset string, port uint32) string {
 	return "outbound|" + strconv.Itoa(int(port)) + "|" + subset + "|" + host
 }
+
+// SNIPattern matches what SNI returns, and no name of a cluster that speaks TLS itself.
+const SNIPattern = `outbound_\.[0-9]+_\.[^|]*_\.[^|]+`
 
 // SNI is the server name of an outbound cluster's mutual TLS.
 func SNI(host, subset string, port uint32) string {

@@ -15,11 +15,14 @@ func (s *step) gateway(namespace, name string, object *networking.Gateway) {
 	key := []byte(namespace + "/" + name)
 	r := &report{kind: "Gateway", namespace: namespace, name: name}
 	defer s.keepProblems(r)
+	before, _ := s.World.Gateways.Get(key)
+	s.dirty.Tests = s.dirty.Tests || before.LeadsThrough()
 	if object == nil {
 		s.World.Gateways, _, _ = s.World.Gateways.Delete(key)
 		return
 	}
 	converted := convertGateway(s.options.Domain, object, r)
+	s.dirty.Tests = s.dirty.Tests || converted.LeadsThrough()
 	s.World.Gateways, _, _ = s.World.Gateways.Insert(key, converted)
 }
 
@@ -75,14 +78,12 @@ func checkServerTLS(protocol mesh.Protocol, tls *api.ServerTLSSettings, field st
 	files := tls.ServerCertificate != "" && tls.PrivateKey != "" || len(tls.TlsCertificates) > 0
 	secret := tls.CredentialName != "" || len(tls.CredentialNames) > 0
 	switch tls.Mode {
-	case api.ServerTLSSettings_PASSTHROUGH, api.ServerTLSSettings_ISTIO_MUTUAL:
-	case api.ServerTLSSettings_AUTO_PASSTHROUGH:
-		r.warn(field+".mode", ReasonUnsupported, "AUTO_PASSTHROUGH is not supported yet; the port stays closed")
+	case api.ServerTLSSettings_PASSTHROUGH, api.ServerTLSSettings_ISTIO_MUTUAL, api.ServerTLSSettings_AUTO_PASSTHROUGH:
 	case api.ServerTLSSettings_SIMPLE, api.ServerTLSSettings_MUTUAL, api.ServerTLSSettings_OPTIONAL_MUTUAL:
 		if !secret && !files {
 			r.refuse(field, "needs credentialName, or serverCertificate and privateKey")
 		}
-		if tls.Mode != api.ServerTLSSettings_SIMPLE && !secret && tls.CaCertificates == "" && tls.CaCertCredentialName == "" {
+		if tls.Mode != api.ServerTLSSettings_SIMPLE && !secret && mesh.ClientAuthorityFile(tls) == "" && tls.CaCertCredentialName == "" {
 			r.refuse(field+".caCertificates", "is required for mode %s", tls.Mode)
 		}
 	}

@@ -14,17 +14,18 @@ import (
 // Gateway computes the ports that a gateway proxy opens: those of all Gateways that select it, older ones first.
 func Gateway(w *world.World, proxy *mesh.Proxy) []*mesh.GatewayPort {
 	services := selecting(w, proxy)
-	byPort := map[uint32]*mesh.GatewayPort{}
+	byPort := map[gatewayAddress]*mesh.GatewayPort{}
 	for _, gateway := range gatewaysOf(w, proxy) {
 		for _, server := range gateway.Servers {
 			port := listenPort(services, server.Port)
 			if proxy.Unprivileged && port < 1024 {
 				continue // Envoy could not open it
 			}
-			there := byPort[port]
+			at := gatewayAddress{port, server.Bind}
+			there := byPort[at]
 			if there == nil {
 				there = &mesh.GatewayPort{Port: port, Bind: server.Bind}
-				byPort[port] = there
+				byPort[at] = there
 			}
 			there.Servers = append(there.Servers, mesh.GatewayServer{Server: server, Gateway: gateway.Owner, Routes: boundTo(w, gateway, server)})
 		}
@@ -33,8 +34,20 @@ func Gateway(w *world.World, proxy *mesh.Proxy) []*mesh.GatewayPort {
 	for _, port := range byPort {
 		out = append(out, port)
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Port < out[j].Port })
+	sort.Slice(out, func(i, j int) bool {
+		return out[i].Port < out[j].Port || out[i].Port == out[j].Port && out[i].Bind < out[j].Bind
+	})
 	return out
+}
+
+// gatewayAddress is where a gateway listens: Gateways of one port share it where they bind to one address.
+type gatewayAddress struct {
+	port uint32
+	bind string
+}
+
+func leadsThrough(w *world.World, proxy *mesh.Proxy) bool {
+	return proxy.Kind == mesh.Router && slices.ContainsFunc(gatewaysOf(w, proxy), (*mesh.Gateway).LeadsThrough)
 }
 
 func gatewaysOf(w *world.World, proxy *mesh.Proxy) []*mesh.Gateway {

@@ -26,6 +26,8 @@ type Key struct {
 	Flavour mesh.Flavour
 	// Edge says that the proxies are gateways.
 	Edge bool
+	// Through says that they lead the mesh's TLS on by server names; see mesh.Outbound.
+	Through bool
 }
 
 // KeyOf computes a proxy's key.
@@ -41,7 +43,7 @@ func KeyOf(w *world.World, proxy *mesh.Proxy) Key {
 	if sidecar := w.Sidecar(proxy.Namespace, proxy.Labels); sidecar != nil && proxy.Kind == mesh.SidecarProxy {
 		narrowed = sidecar.Namespace + "/" + sidecar.Name
 	}
-	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router}
+	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router, Through: leadsThrough(w, proxy)}
 }
 
 // placeOf tells where a proxy runs: what it says itself, or what its node does. It is empty while no rule asks.
@@ -206,7 +208,7 @@ func (s *Scope) outbound(w *world.World, host string) *mesh.Outbound {
 	if service == nil && routes == nil {
 		return nil
 	}
-	out := &mesh.Outbound{Host: host, Service: service, Whole: whole, Domains: []string{host}, Place: s.place, Edge: s.Edge}
+	out := &mesh.Outbound{Host: host, Service: service, Whole: whole, Domains: []string{host}, Place: s.place, Edge: s.Edge, Through: s.Through}
 	if routes != nil {
 		out.Routes = s.forCaller(routes)
 	}
