@@ -141,6 +141,12 @@ func (p *plane) lead(ctx context.Context) error {
 			leader.WriteIngressStatus(ctx, p.kube, p.servedIngresses)
 			return nil
 		})
+		if p.options.allocate {
+			group.Go(func() error {
+				leader.WriteEntryAddresses(ctx, p.reporter.Dynamic, p.entries, p.unaddressed)
+				return nil
+			})
+		}
 		if err := group.Wait(); err != nil {
 			slog.Error("leader: stopped", "error", err)
 		}
@@ -157,6 +163,22 @@ func (p *plane) rejections() []report.Rejection {
 }
 
 func (p *plane) ready() bool { return p.engine.Server.Ready() && p.injector.ready() }
+
+// entries is another value whenever some ServiceEntry is another one.
+func (p *plane) entries() any { return p.engine.State().Entries() }
+
+// unaddressed are the ServiceEntries whose status says other addresses than the mesh gives them.
+func (p *plane) unaddressed() []leader.EntryAddresses {
+	var out []leader.EntryAddresses
+	for _, entry := range p.engine.State().Allocate() {
+		to := leader.EntryAddresses{Entry: types.NamespacedName{Namespace: entry.Namespace, Name: entry.Name}}
+		for _, address := range entry.Addresses {
+			to.Addresses = append(to.Addresses, map[string]string{"host": address.Host, "value": address.Value})
+		}
+		out = append(out, to)
+	}
+	return out
+}
 
 // servedIngresses are those that this mesh's gateways serve.
 func (p *plane) servedIngresses() leader.ServedIngresses {

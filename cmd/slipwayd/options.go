@@ -14,16 +14,18 @@ type options struct {
 	caDir, native                                                 string
 	maxConnectionAge                                              time.Duration
 	logJSON                                                       bool
+	allocate                                                      bool // addresses for ServiceEntries
 }
 
 // environment lists the variables that are read, with what they are for.
 var environment = map[string]string{
-	"POD_NAMESPACE":          "the control plane's namespace, which is also the root namespace",
-	"REVISION":               "this control plane's revision; default is none",
-	"ISTIOD_SERVICE":         "name of the Service that leads here",
-	"CLUSTER_ID":             "name of this cluster",
-	"ENABLE_NATIVE_SIDECARS": "auto, true or false: whether proxies are restartable init containers",
-	"KUBECONFIG":             "a kubeconfig, for running outside the cluster",
+	"POD_NAMESPACE":                "the control plane's namespace, which is also the root namespace",
+	"REVISION":                     "this control plane's revision; default is none",
+	"ISTIOD_SERVICE":               "name of the Service that leads here",
+	"CLUSTER_ID":                   "name of this cluster",
+	"ENABLE_NATIVE_SIDECARS":       "auto, true or false: whether proxies are restartable init containers",
+	"PILOT_ENABLE_IP_AUTOALLOCATE": "false leaves ServiceEntries without addresses of the mesh's own",
+	"KUBECONFIG":                   "a kubeconfig, for running outside the cluster",
 }
 
 func env(name, otherwise string) string {
@@ -40,6 +42,7 @@ func parseOptions(args []string) (options, error) {
 	o := options{
 		namespace: env("POD_NAMESPACE", "istio-system"), revision: env("REVISION", "default"), service: env("ISTIOD_SERVICE", "istiod"),
 		cluster: env("CLUSTER_ID", "Kubernetes"), native: env("ENABLE_NATIVE_SIDECARS", "auto"),
+		allocate: env("PILOT_ENABLE_IP_AUTOALLOCATE", "true") != "false",
 	}
 	if len(args) > 0 && args[0] == "discovery" {
 		args = args[1:]

@@ -109,24 +109,10 @@ func destinationRules(t *testing.T, m *mesh) []feature {
 			return orErr(err, expect(response != nil && response.StatusCode == http.StatusOK, "another namespace follows the rule"))
 		}},
 		{name: "DestinationRule workloadSelector", proves: "DestinationRule.workloadSelector.matchLabels", with: ofSelected("{tier: front}", "{loadBalancer: {simple: ROUND_ROBIN}}"), without: ofSelected("{tier: back}", "{loadBalancer: {simple: ROUND_ROBIN}}"), check: alternate},
-		{name: "DestinationRule tls credentialName", proves: "DestinationRule.trafficPolicy.tls.credentialName", check: func(m *mesh) error {
-			_, got, err := m.from(client, at, "secure.test", "/")
-			return orErr(err, expect(got.Client == "client.test", "the server saw the client %q", got.Client))
-		}, with: secureEntry(m.pods.outside) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: secure}\nspec: {host: secure.test, workloadSelector: {matchLabels: {tier: front}}, trafficPolicy: {tls: {mode: MUTUAL, credentialName: outside}}}\n"},
 		{name: "ServiceEntry subjectAltNames", proves: "ServiceEntry.subjectAltNames", with: withNames("[nobody.test]", client.Dir()+"/root.pem", m), without: withNames("[secure.test]", client.Dir()+"/root.pem", m), check: func(m *mesh) error {
 			response, _, err := m.from(client, at, "secure.test", "/")
 			return orErr(err, expect(response != nil && response.StatusCode == http.StatusServiceUnavailable, "the server is talked to"))
 		}},
-		{name: "DestinationRule proxyProtocol", proves: "DestinationRule.trafficPolicy.proxyProtocol.version", check: func(m *mesh) error {
-			got, err := m.tcpFrom(client, "10.88.2.3:9004", "")
-			return orErr(err, expect(strings.HasPrefix(got, "PROXY TCP4 "+client.Address+" "), "the connection began with %q", got))
-		}, with: "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: told}\nspec: {hosts: [told.test], addresses: [10.88.2.3], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 9004, name: tcp, protocol: TCP, targetPort: 9005}], endpoints: [{address: " + m.pods.outside.Address + "}]}\n" +
-			"---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: told}\nspec: {host: told.test, trafficPolicy: {proxyProtocol: {version: V1}}}\n"},
-		{name: "DestinationRule tunnel", proves: "DestinationRule.trafficPolicy.tunnel.protocol DestinationRule.trafficPolicy.tunnel.targetHost DestinationRule.trafficPolicy.tunnel.targetPort", check: func(m *mesh) error {
-			got, err := m.tcpFrom(client, "10.88.2.4:9004", "")
-			return orErr(err, expect(got == "POST far.test:4711", "the proxy was asked for %q", got))
-		}, with: "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: tunnel}\nspec: {hosts: [tunnel.test], addresses: [10.88.2.4], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 9004, name: tcp, protocol: TCP, targetPort: 9006}], endpoints: [{address: " + m.pods.outside.Address + "}]}\n" +
-			"---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: tunnel}\nspec: {host: tunnel.test, trafficPolicy: {tunnel: {protocol: POST, targetHost: far.test, targetPort: 4711}}}\n"},
 	}
 }
 

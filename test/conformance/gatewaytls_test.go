@@ -52,7 +52,7 @@ type caller struct {
 }
 
 // dial opens a connection whose server must be who it says, by the tests' own authority.
-func (c caller) dial(t testing.TB, port int) (*tls.Conn, error) {
+func (c caller) dial(t testing.TB, at place) (*tls.Conn, error) {
 	config := &tls.Config{ServerName: c.name, RootCAs: outsideCA(t).pool(), MaxVersion: c.max, MinVersion: tls.VersionTLS12}
 	if c.certificate != nil {
 		config.Certificates = []tls.Certificate{*c.certificate}
@@ -62,12 +62,30 @@ func (c caller) dial(t testing.TB, port int) (*tls.Conn, error) {
 		config.ServerName, config.InsecureSkipVerify = c.sni, true
 		config.VerifyConnection = func(s tls.ConnectionState) error { return s.PeerCertificates[0].VerifyHostname(c.name) }
 	}
-	return tls.DialWithDialer(&net.Dialer{Timeout: 3 * time.Second}, "tcp", fmt.Sprintf("127.0.0.1:%d", port), config)
+	raw, err := at()
+	if err != nil {
+		return nil, err
+	}
+	_ = raw.SetDeadline(time.Now().Add(3 * time.Second))
+	secured := tls.Client(raw, config)
+	if err := secured.Handshake(); err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	return secured, raw.SetDeadline(time.Time{})
+}
+
+// place is where a server of TLS is, by how it is connected to.
+type place func() (net.Conn, error)
+
+// atCase is the gateway's port of the case.
+func atCase() (net.Conn, error) {
+	return net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", casePort), 3*time.Second)
 }
 
 // get sends a request over a connection of its own, and says who answers.
-func (c caller) get(t testing.TB, port int) (answer, *x509.Certificate, error) {
-	connection, err := c.dial(t, port)
+func (c caller) get(t testing.TB, at place) (answer, *x509.Certificate, error) {
+	connection, err := c.dial(t, at)
 	if err != nil {
 		return answer{}, nil, err
 	}
@@ -97,7 +115,17 @@ type unclosed struct{ net.Conn }
 
 func (unclosed) Close() error { return nil }
 
-func gatewayTLSFeatures(t *testing.T, secured int) []feature {
+// tlsServer is something that ends TLS by the settings of a server, before an application that answers as version.
+type tlsServer struct {
+	name, field, version string
+	at                   place
+	object               func(settings string) string
+	// write puts files where its proxy reads them, and says where.
+	write func(files map[string]string) (dir string)
+}
+
+// features are the ways in which TLS is ended.
+func (s tlsServer) features(t *testing.T) []feature {
 	a := outsideCA(t)
 	chain, key := a.issue(t, "a.test")
 	clientChain, clientKey := a.issue(t, "client.test")
@@ -105,76 +133,91 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := map[string]string{"chain.pem": chain, "key.pem": key, "ca.pem": a.pem, "crl.pem": a.revoke(t, clientChain)}
+	dir := s.write(map[string]string{"chain.pem": chain, "key.pem": key, "ca.pem": a.pem, "crl.pem": a.revoke(t, clientChain)})
+	at := func(name string) string { return filepath.Join(dir, name) }
 	stranger := strangersPair(t)
-	at := func(name string) string { return filepath.Join(writeFiles(t, files), name) }
-	server := func(settings string) string {
-		return caseGateway(fmt.Sprintf("{port: {number: %d, name: https, protocol: HTTPS}, hosts: [a.test], tls: {%s}}", casePort, settings),
-			"hosts: [a.test], gateways: [case], http: [{route: [{destination: {host: reviews.test, subset: v2}}]}]")
-	}
-	const field = "Gateway.servers.tls."
-	byFile := "serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem") + ", caCertificates: " + at("ca.pem")
 	byName := secret("a-test", map[string]string{"tls.crt": chain, "tls.key": key, "ca.crt": a.pem}) + "---\n"
+	own := "serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem")
+	byFile := own + ", caCertificates: " + at("ca.pem")
 	served := func(c caller) func(*mesh) error {
 		return func(*mesh) error {
-			got, _, err := c.get(t, casePort)
-			return orErr(err, expect(got.Version == "v2", "answered by %q", got.Version))
+			got, _, err := c.get(t, s.at)
+			return orErr(err, expect(got.Version == s.version, "answered by %q", got.Version))
 		}
 	}
 	refused := func(c caller) func(*mesh) error {
 		return func(*mesh) error {
-			got, _, err := c.get(t, casePort)
+			got, _, err := c.get(t, s.at)
 			return expect(err != nil, "answered by %q", got.Version)
 		}
 	}
+	reachable := func(*mesh) error {
+		connection, err := s.at()
+		if err == nil {
+			_ = connection.Close()
+		}
+		return err
+	}
 	plainClient, withCertificate := caller{name: "a.test"}, caller{name: "a.test", certificate: &pair}
+	named := func(settings string) string { return byName + s.object(settings) }
+	const simple, mutual = "mode: SIMPLE, credentialName: a-test", "mode: MUTUAL, credentialName: a-test"
+	mutually := both(served(withCertificate), refused(plainClient))
+	one := func(name, proves, with, without string, check func(*mesh) error) feature {
+		var fields []string
+		for _, field := range strings.Fields(proves) {
+			fields = append(fields, s.field+field)
+		}
+		return feature{name: s.name + " " + name, proves: strings.Join(fields, " "), with: with, without: without, check: check}
+	}
+	authority := secret("two", map[string]string{"cert": chain, "key": key}) + "---\n"
 	return []feature{
-		{name: "Gateway TLS SIMPLE by credentialName", proves: field + "mode " + field + "credentialName", with: byName + server("mode: SIMPLE, credentialName: a-test"), check: served(plainClient)},
-		{name: "Gateway TLS MUTUAL by credentialName", proves: field + "mode", with: byName + server("mode: MUTUAL, credentialName: a-test"), without: byName + server("mode: SIMPLE, credentialName: a-test"),
-			check: both(served(withCertificate), refused(plainClient))},
-		{name: "Gateway TLS MUTUAL, the authority in a secret of its own", proves: field + "credentialName", without: byName + server("mode: SIMPLE, credentialName: two"),
-			with: secret("two", map[string]string{"cert": chain, "key": key}) + "---\n" + secret("two-cacert", map[string]string{"cacert": a.pem}) + "---\n" + server("mode: MUTUAL, credentialName: two"), check: both(served(withCertificate), refused(plainClient))},
-		{name: "Gateway TLS MUTUAL subjectAltNames", proves: field + "subjectAltNames", with: byName + server("mode: MUTUAL, credentialName: a-test, subjectAltNames: [nobody.test]"), without: byName + server("mode: MUTUAL, credentialName: a-test, subjectAltNames: [client.test]"),
-			check: both(refused(withCertificate), reachable)},
-		{name: "Gateway TLS OPTIONAL_MUTUAL", proves: field + "mode", with: byName + server("mode: OPTIONAL_MUTUAL, credentialName: a-test"), check: both(served(withCertificate), served(plainClient))},
-		{name: "Gateway TLS SIMPLE by files", proves: field + "serverCertificate " + field + "privateKey", with: server("mode: SIMPLE, serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem")), check: served(plainClient)},
-		{name: "Gateway TLS MUTUAL by files", proves: field + "caCertificates", with: server("mode: MUTUAL, serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem") + ", caCertificates: " + at("ca.pem")),
-			check: both(served(withCertificate), refused(plainClient))},
-		{name: "Gateway TLS minProtocolVersion", proves: field + "minProtocolVersion", with: byName + server("mode: SIMPLE, credentialName: a-test, minProtocolVersion: TLSV1_3"), without: byName + server("mode: SIMPLE, credentialName: a-test"),
-			check: both(served(plainClient), refused(caller{name: "a.test", max: tls.VersionTLS12}))},
-		{name: "Gateway TLS maxProtocolVersion", proves: field + "maxProtocolVersion", with: byName + server("mode: SIMPLE, credentialName: a-test, maxProtocolVersion: TLSV1_2"), without: byName + server("mode: SIMPLE, credentialName: a-test"),
-			check: negotiates(t, func(s tls.ConnectionState) bool { return s.Version == tls.VersionTLS12 })},
-		{name: "Gateway TLS cipherSuites", proves: field + "cipherSuites", with: byName + server("mode: SIMPLE, credentialName: a-test, maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-ECDSA-AES256-GCM-SHA384, ECDHE-RSA-AES256-GCM-SHA384]"),
-			without: byName + server("mode: SIMPLE, credentialName: a-test, maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-ECDSA-AES128-GCM-SHA256, ECDHE-RSA-AES128-GCM-SHA256]"),
-			check: negotiates(t, func(s tls.ConnectionState) bool {
+		one("SIMPLE by credentialName", "mode credentialName", named(simple), "", served(plainClient)),
+		one("MUTUAL by credentialName", "mode", named(mutual), named(simple), mutually),
+		one("MUTUAL, the authority in a secret of its own", "credentialName", authority+secret("two-cacert", map[string]string{"cacert": a.pem})+"---\n"+s.object("mode: MUTUAL, credentialName: two"), named("mode: SIMPLE, credentialName: two"), mutually),
+		one("MUTUAL subjectAltNames", "subjectAltNames", named(mutual+", subjectAltNames: [nobody.test]"), named(mutual+", subjectAltNames: [client.test]"), both(refused(withCertificate), reachable)),
+		one("OPTIONAL_MUTUAL", "mode", named("mode: OPTIONAL_MUTUAL, credentialName: a-test"), "", both(served(withCertificate), served(plainClient))),
+		one("SIMPLE by files", "serverCertificate privateKey", s.object("mode: SIMPLE, "+own), "", served(plainClient)),
+		one("MUTUAL by files", "caCertificates", s.object("mode: MUTUAL, "+byFile), "", mutually),
+		one("minProtocolVersion", "minProtocolVersion", named(simple+", minProtocolVersion: TLSV1_3"), named(simple), both(served(plainClient), refused(caller{name: "a.test", max: tls.VersionTLS12}))),
+		one("maxProtocolVersion", "maxProtocolVersion", named(simple+", maxProtocolVersion: TLSV1_2"), named(simple), s.negotiates(t, func(s tls.ConnectionState) bool { return s.Version == tls.VersionTLS12 })),
+		one("cipherSuites", "cipherSuites", named(simple+", maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-ECDSA-AES256-GCM-SHA384, ECDHE-RSA-AES256-GCM-SHA384]"), named(simple+", maxProtocolVersion: TLSV1_2, cipherSuites: [ECDHE-ECDSA-AES128-GCM-SHA256, ECDHE-RSA-AES128-GCM-SHA256]"),
+			s.negotiates(t, func(s tls.ConnectionState) bool {
 				return strings.Contains(tls.CipherSuiteName(s.CipherSuite), "AES_256")
-			})},
-		{name: "Gateway TLS verifyCertificateSpki", proves: field + "verifyCertificateSpki", with: byName + server("mode: MUTUAL, credentialName: a-test, verifyCertificateSpki: ["+digest(spki(t, pair))+"]"), without: byName + server("mode: MUTUAL, credentialName: a-test, verifyCertificateSpki: ["+digest("another")+"]"),
-			check: served(withCertificate)},
-		{name: "Gateway TLS verifyCertificateHash", proves: field + "verifyCertificateHash", with: byName + server("mode: MUTUAL, credentialName: a-test, verifyCertificateHash: ["+hexDigest(string(pair.Certificate[0]))+"]"), without: byName + server("mode: MUTUAL, credentialName: a-test, verifyCertificateHash: ["+hexDigest("another")+"]"),
-			check: served(withCertificate)},
-		{name: "Gateway TLS credentialNames", proves: field + "credentialNames", with: byName + server("mode: SIMPLE, credentialNames: [a-test]"), check: served(plainClient)},
-		{name: "Gateway TLS caCertCredentialName", proves: field + "caCertCredentialName", with: secret("two", map[string]string{"cert": chain, "key": key}) + "---\n" + secret("clients", map[string]string{"ca.crt": a.pem, "tls.crt": chain, "tls.key": key}) + "---\n" + server("mode: MUTUAL, credentialName: two, caCertCredentialName: clients"),
-			without: byName + server("mode: SIMPLE, credentialName: a-test"), check: both(served(withCertificate), refused(plainClient))},
-		{name: "Gateway TLS tlsCertificates", proves: field + "tlsCertificates.serverCertificate " + field + "tlsCertificates.privateKey", with: server("mode: SIMPLE, tlsCertificates: [{serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem") + "}]"), check: served(plainClient)},
-		{name: "Gateway TLS PASSTHROUGH by SNI", proves: field + "mode VirtualService.tls.match.sniHosts", check: func(*mesh) error {
-			got, _, err := caller{name: "secure.test"}.get(t, casePort)
-			return orErr(err, expect(got.Version == "secured", "answered by %q", got.Version))
-		}, with: fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: secured}\nspec: {hosts: [secure.test], resolution: STATIC, ports: [{number: 443, name: tls, protocol: TLS, targetPort: %d}], endpoints: [{address: 127.0.0.1}]}\n---\n", secured) +
-			caseGateway(fmt.Sprintf("{port: {number: %d, name: tls, protocol: TLS}, hosts: [secure.test], tls: {mode: PASSTHROUGH}}", casePort), "hosts: [secure.test], gateways: [case], tls: [{match: [{sniHosts: [secure.test]}], route: [{destination: {host: secure.test, port: {number: 443}}}]}]")},
-		{name: "Gateway port name, in the name of its routes", proves: "Gateway.servers.port.name", with: byName + server("mode: SIMPLE, credentialName: a-test"), without: byName + strings.Replace(server("mode: SIMPLE, credentialName: a-test"), "name: https", "name: other", 1),
-			check: both(served(plainClient), adminSays("/config_dump?resource=dynamic_route_configs", fmt.Sprintf("https.%d.https.case.default", casePort)))},
-		{name: "Gateway TLS MUTUAL by tlsCertificates", proves: field + "tlsCertificates.caCertificates", with: server("mode: MUTUAL, tlsCertificates: [{serverCertificate: " + at("chain.pem") + ", privateKey: " + at("key.pem") + ", caCertificates: " + at("ca.pem") + "}]"),
-			check: both(served(withCertificate), refused(plainClient))},
-		{name: "Gateway TLS caCrl", proves: field + "caCrl", with: server("mode: MUTUAL, " + byFile + ", caCrl: " + at("crl.pem")), without: server("mode: MUTUAL, " + byFile), check: both(refused(withCertificate), reachable)},
-		{name: "Gateway TLS insecureSkipVerify", proves: field + "insecureSkipVerify", with: server("mode: MUTUAL, " + byFile + ", insecureSkipVerify: true"), without: server("mode: MUTUAL, " + byFile), check: served(caller{name: "a.test", certificate: &stranger})},
-		{name: "Gateway TLS AUTO_PASSTHROUGH", proves: field + "mode", with: securedEntry(secured) + autoPassthrough, without: securedEntry(secured) + strings.Replace(autoPassthrough, "AUTO_PASSTHROUGH", "PASSTHROUGH", 1),
+			})),
+		one("verifyCertificateSpki", "verifyCertificateSpki", named(mutual+", verifyCertificateSpki: ["+digest(spki(t, pair))+"]"), named(mutual+", verifyCertificateSpki: ["+digest("another")+"]"), served(withCertificate)),
+		one("verifyCertificateHash", "verifyCertificateHash", named(mutual+", verifyCertificateHash: ["+hexDigest(string(pair.Certificate[0]))+"]"), named(mutual+", verifyCertificateHash: ["+hexDigest("another")+"]"), served(withCertificate)),
+		one("credentialNames", "credentialNames", named("mode: SIMPLE, credentialNames: [a-test]"), "", served(plainClient)),
+		one("caCertCredentialName", "caCertCredentialName", authority+secret("clients", map[string]string{"ca.crt": a.pem, "tls.crt": chain, "tls.key": key})+"---\n"+s.object("mode: MUTUAL, credentialName: two, caCertCredentialName: clients"), named(simple), mutually),
+		one("tlsCertificates", "tlsCertificates.serverCertificate tlsCertificates.privateKey", s.object("mode: SIMPLE, tlsCertificates: [{"+own+"}]"), "", served(plainClient)),
+		one("MUTUAL by tlsCertificates", "tlsCertificates.caCertificates", s.object("mode: MUTUAL, tlsCertificates: [{"+byFile+"}]"), "", mutually),
+		one("caCrl", "caCrl", s.object("mode: MUTUAL, "+byFile+", caCrl: "+at("crl.pem")), s.object("mode: MUTUAL, "+byFile), both(refused(withCertificate), reachable)),
+		one("insecureSkipVerify", "insecureSkipVerify", s.object("mode: MUTUAL, "+byFile+", insecureSkipVerify: true"), s.object("mode: MUTUAL, "+byFile), served(caller{name: "a.test", certificate: &stranger})),
+	}
+}
+
+func gatewayTLS(t *testing.T) tlsServer {
+	return tlsServer{name: "Gateway TLS", field: "Gateway.servers.tls.", version: "v2", at: atCase, write: func(files map[string]string) string { return writeFiles(t, files) }, object: func(settings string) string {
+		return caseGateway(fmt.Sprintf("{port: {number: %d, name: https, protocol: HTTPS}, hosts: [a.test], tls: {%s}}", casePort, settings), "hosts: [a.test], gateways: [case], http: [{route: [{destination: {host: reviews.test, subset: v2}}]}]")
+	}}
+}
+
+// gatewayTLSFeatures are those that only a gateway has.
+func gatewayTLSFeatures(t *testing.T, secured int) []feature {
+	chain, key := outsideCA(t).issue(t, "a.test")
+	byName := secret("a-test", map[string]string{"tls.crt": chain, "tls.key": key}) + "---\n"
+	https := gatewayTLS(t).object("mode: SIMPLE, credentialName: a-test")
+	return []feature{
+		{name: "Gateway port name, in the name of its routes", proves: "Gateway.servers.port.name", with: byName + https, without: byName + strings.Replace(https, "name: https", "name: other", 1),
+			check: adminSays("/config_dump?resource=dynamic_route_configs", fmt.Sprintf("https.%d.https.case.default", casePort))},
+		{name: "Gateway TLS PASSTHROUGH by SNI", proves: "Gateway.servers.tls.mode VirtualService.tls.match.sniHosts", check: answersBy(t, "secured", caller{name: "secure.test"}),
+			with: securedEntry(secured) + caseGateway(fmt.Sprintf("{port: {number: %d, name: tls, protocol: TLS}, hosts: [secure.test], tls: {mode: PASSTHROUGH}}", casePort), "hosts: [secure.test], gateways: [case], tls: [{match: [{sniHosts: [secure.test]}], route: [{destination: {host: secure.test, port: {number: 443}}}]}]")},
+		{name: "Gateway TLS AUTO_PASSTHROUGH", proves: "Gateway.servers.tls.mode", with: securedEntry(secured) + autoPassthrough, without: securedEntry(secured) + strings.Replace(autoPassthrough, "AUTO_PASSTHROUGH", "PASSTHROUGH", 1),
 			check: both(answersBy(t, "secured", through("outbound_.443_._.secure.test", "istio")), answersBy(t, "secured", through("outbound_.443_.blue_.secure.test", "istio-peer-exchange")), closed(t, through("outbound_.443_.green_.secure.test", "istio")),
 				closed(t, through("outbound|443||secure.test", "istio")), closed(t, through("outbound_.443_._.secure.test", "h2")))},
 		{name: "Gateway TLS that ends before TCP", proves: "Gateway.servers.port.protocol", with: byName + fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: greeting}\nspec: {hosts: [greeting.test], resolution: STATIC, ports: [{number: 9000, name: tcp, protocol: TCP, targetPort: %d}], endpoints: [{address: 127.0.0.1}]}\n---\n", greetingPort(t)) +
 			caseGateway(fmt.Sprintf("{port: {number: %d, name: tls, protocol: TLS}, hosts: [a.test], tls: {mode: SIMPLE, credentialName: a-test}}", casePort), "hosts: [a.test], gateways: [case], tcp: [{route: [{destination: {host: greeting.test, port: {number: 9000}}}]}]"),
 			check: func(*mesh) error {
-				connection, err := plainClient.dial(t, casePort)
+				connection, err := caller{name: "a.test"}.dial(t, atCase)
 				if err != nil {
 					return err
 				}
@@ -201,14 +244,14 @@ func through(sni, protocol string) caller {
 
 func answersBy(t *testing.T, want string, c caller) func(*mesh) error {
 	return func(*mesh) error {
-		got, _, err := c.get(t, casePort)
+		got, _, err := c.get(t, atCase)
 		return orErr(err, expect(got.Version == want, "%s is answered by %q", c.sni, got.Version))
 	}
 }
 
 func closed(t *testing.T, c caller) func(*mesh) error {
 	return func(*mesh) error {
-		got, _, err := c.get(t, casePort)
+		got, _, err := c.get(t, atCase)
 		return expect(err != nil, "%s with %v is answered by %q", c.sni, c.protocols, got.Version)
 	}
 }
@@ -230,9 +273,9 @@ func strangersPair(t *testing.T) tls.Certificate {
 func pemPair(chain, key string) ([]byte, []byte) { return []byte(chain), []byte(key) }
 
 // negotiates checks what a connection of an ordinary client comes to.
-func negotiates(t *testing.T, want func(tls.ConnectionState) bool) func(*mesh) error {
+func (s tlsServer) negotiates(t *testing.T, want func(tls.ConnectionState) bool) func(*mesh) error {
 	return func(*mesh) error {
-		connection, err := caller{name: "a.test"}.dial(t, casePort)
+		connection, err := caller{name: "a.test"}.dial(t, s.at)
 		if err != nil {
 			return err
 		}
@@ -262,15 +305,6 @@ func hexDigest(text string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// reachable holds where the gateway's port is open.
-func reachable(*mesh) error {
-	connection, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", casePort), time.Second)
-	if err == nil {
-		_ = connection.Close()
-	}
-	return err
-}
-
 func greetingPort(t *testing.T) int {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -292,6 +326,7 @@ func TestGatewayTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	(&backend{name: "secured"}).serve(t, tls.NewListener(listener, serverTLS(t)))
+	m.prove(t, gatewayTLS(t).features(t))
 	m.prove(t, gatewayTLSFeatures(t, listener.Addr().(*net.TCPAddr).Port))
 	t.Run("a secret is replaced without dropping a connection", m.replacedSecret)
 	m.rejections(t)
@@ -308,14 +343,14 @@ func (m *mesh) replacedSecret(t *testing.T) {
 	client := caller{name: "a.test"}
 	var old *tls.Conn
 	kubetest.Eventually(t, 20*time.Second, func() (err error) {
-		old, err = client.dial(t, casePort)
+		old, err = client.dial(t, atCase)
 		return err
 	})
 	defer func() { _ = old.Close() }()
 	serial := old.ConnectionState().PeerCertificates[0].SerialNumber
 	m.kube.Apply(t, first())
 	kubetest.Eventually(t, 20*time.Second, func() error {
-		_, certificate, err := client.get(t, casePort)
+		_, certificate, err := client.get(t, atCase)
 		return orErr(err, expect(certificate != nil && certificate.SerialNumber.Cmp(serial) != 0, "the old certificate is still served"))
 	})
 	if got, err := requestOn(old, "a.test"); err != nil || got.Version != "v2" {

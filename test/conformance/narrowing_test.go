@@ -1,12 +1,20 @@
 package conformance
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	neturl "net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/slipway-mesh/slipway/test/nettest"
 )
 
 // sidecarObject is a Sidecar of the namespace in which the client and reviews are.
@@ -31,21 +39,6 @@ func sidecarObjects(m *mesh) []feature {
 		return feature{name: "Sidecar " + name, proves: proves, with: sidecarObject(spec), without: sidecarObject(without), check: check}
 	}
 	legacy := both(served("plain", legacyIP+":80", "legacy", "/"), unreachable(reviewsIP+":80", "reviews"))
-	slow := func(m *mesh) error { // more at once than the pool lets through
-		m.backends["v1"].delay.Store(300)
-		defer m.backends["v1"].delay.Store(0)
-		var refused atomic.Int64
-		var group sync.WaitGroup
-		for range 8 {
-			group.Go(func() {
-				if response, _, err := m.from(plain, v1.Address+":8080", "reviews", "/"); err == nil && response.StatusCode == http.StatusServiceUnavailable {
-					refused.Add(1)
-				}
-			})
-		}
-		group.Wait()
-		return expect(refused.Load() > 0, "no request was refused")
-	}
 	const pool = "{tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}"
 	answeredAt := func(address, port string) func(*mesh) error {
 		return func(m *mesh) error {
@@ -53,7 +46,14 @@ func sidecarObjects(m *mesh) []feature {
 			return orErr(err, expect(got.Version == "v1" && got.Port == port, "answered by %s at %s", got.Version, got.Port))
 		}
 	}
-	return []feature{
+	out := []feature{
+		one("egress as an HTTP proxy", "Sidecar.egress.port.protocol", "{workloadSelector: {labels: {tier: front}}, egress: [{port: {number: 3128, name: proxy, protocol: HTTP_PROXY}, bind: 127.0.0.1, hosts: [./legacy.default.svc.cluster.local, ./reviews.default.svc.cluster.local]}], "+closed+"}", everything,
+			both(proxied("plain", "http://legacy/"), proxied("plain", "http://legacy.default.svc.cluster.local:80/"), proxied("404", "http://legacy:9999/"), times(4, proxied("v", "http://reviews:8082/")), func(m *mesh) error {
+				_, got, err := m.from(m.pods.client, legacyIP+":80", "legacy", "/")
+				return expect(err != nil || got.Version == "", "what does not go by the proxy is answered by %q", got.Version)
+			})),
+		one("egressProxy subset", "Sidecar.outboundTrafficPolicy.egressProxy.subset", "{outboundTrafficPolicy: {mode: ALLOW_ANY, egressProxy: {host: reviews.default.svc.cluster.local, subset: v2, port: {number: 80}}}}",
+			"{outboundTrafficPolicy: {mode: ALLOW_ANY}}", times(6, served("v2", outside+":8082", "anything.test", "/"))),
 		one("egress hosts", "Sidecar.egress.hosts", "{egress: [{hosts: [./legacy.default.svc.cluster.local]}], "+closed+"}", everything, legacy),
 		one("egress hosts of another namespace", "Sidecar.egress.hosts", `{egress: [{hosts: ["default/legacy.default.svc.cluster.local", "other/*"]}], `+closed+"}", everything, legacy),
 		one("egress hosts taken out", "Sidecar.egress.hosts", `{egress: [{hosts: ["*/*", "~default/reviews.default.svc.cluster.local"]}], `+closed+"}", everything, legacy),
@@ -79,10 +79,171 @@ func sidecarObjects(m *mesh) []feature {
 		one("ingress without capture", "Sidecar.ingress.captureMode Sidecar.ingress.bind", "{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 7070, name: http, protocol: HTTP}, bind: "+v1.Address+", captureMode: NONE, defaultEndpoint: 127.0.0.1:8081}]}",
 			"{workloadSelector: {labels: {version: v1}}}", answeredAt(v1.Address+":7070", "8081")),
 		one("inboundConnectionPool", "Sidecar.inboundConnectionPool.tcp.maxConnections Sidecar.inboundConnectionPool.http.http1MaxPendingRequests", "{workloadSelector: {labels: {version: v1}}, inboundConnectionPool: "+pool+"}",
-			"{workloadSelector: {labels: {version: v1}}}", slow),
+			"{workloadSelector: {labels: {version: v1}}}", crowded),
 		one("ingress connectionPool", "Sidecar.ingress.connectionPool.tcp.maxConnections Sidecar.ingress.connectionPool.http.http1MaxPendingRequests",
-			"{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 8080, name: http, protocol: HTTP}, connectionPool: "+pool+"}]}", "{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 8080, name: http, protocol: HTTP}}]}", slow),
+			"{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 8080, name: http, protocol: HTTP}, connectionPool: "+pool+"}]}", "{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 8080, name: http, protocol: HTTP}}]}", crowded),
 	}
+	for _, p := range inboundPools(m) {
+		out = append(out, p.features()...)
+	}
+	return out
+}
+
+// proxied checks who answers a URL that the client asks its sidecar for as an HTTP proxy; a number is the status, and a part of a name will do.
+func proxied(want, url string) func(*mesh) error {
+	return func(m *mesh) error {
+		client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, Proxy: http.ProxyURL(&neturl.URL{Scheme: "http", Host: "127.0.0.1:3128"}),
+			DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				return m.pods.client.Dial(ctx, network, address)
+			}}}
+		response, err := client.Get(url)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = response.Body.Close() }()
+		var got answer
+		_ = json.NewDecoder(response.Body).Decode(&got)
+		if want == "404" {
+			return expect(response.StatusCode >= 400, "%s is answered by %q", url, got.Version)
+		}
+		return expect(strings.HasPrefix(got.Version, want), "%s is answered by %q (%s)", url, got.Version, response.Status)
+	}
+}
+
+// inboundPool is a limit of the connections to an application, which a Sidecar can set in two places.
+type inboundPool struct {
+	name, proves  string // fields below a connection pool
+	with, without string // pools
+	protocol      string // of the port
+	check         func(cluster string) func(*mesh) error
+}
+
+func (p inboundPool) features() []feature {
+	var out []feature
+	for _, place := range []struct{ field, object string }{
+		{"Sidecar.inboundConnectionPool.", "{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: %[1]s, name: case, protocol: %[2]s}}], inboundConnectionPool: %[3]s}"},
+		{"Sidecar.ingress.connectionPool.", "{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: %[1]s, name: case, protocol: %[2]s}, connectionPool: %[3]s}]}"},
+	} {
+		var fields []string
+		for _, field := range strings.Fields(p.proves) {
+			fields = append(fields, place.field+field)
+		}
+		port := "8080"
+		if p.protocol == "TCP" {
+			port = "9008"
+		}
+		object := func(pool string) string { return sidecarObject(fmt.Sprintf(place.object, port, p.protocol, pool)) }
+		out = append(out, feature{name: place.field + p.name, proves: strings.Join(fields, " "), with: object(p.with), without: object(p.without), check: p.check("cluster.inbound|" + port + "||.")})
+	}
+	return out
+}
+
+func inboundPools(m *mesh) []inboundPool {
+	v1, plain := m.pods.v1, m.pods.plain
+	grows := func(p *nettest.Pod, stat string, least, most int, do func(*mesh) error) func(*mesh) error {
+		return func(m *mesh) error {
+			before, err := statOf(p, stat)
+			if err != nil {
+				return err
+			}
+			if err := do(m); err != nil {
+				return err
+			}
+			after, err := statOf(p, stat)
+			return orErr(err, expect(after-before >= least && after-before <= most, "%s grew by %d", stat, after-before))
+		}
+	}
+	asked := func(n int) func(*mesh) error { // requests on one connection of the caller's
+		return func(m *mesh) error {
+			client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				return plain.Dial(ctx, network, v1.Address+":8080")
+			}}}
+			defer client.CloseIdleConnections()
+			for range n {
+				if _, _, err := ask(client, "http://reviews/", "reviews"); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+	}
+	const many = 1 << 30
+	return []inboundPool{
+		{name: "http.maxRequestsPerConnection", proves: "http.maxRequestsPerConnection", protocol: "HTTP", with: "{http: {maxRequestsPerConnection: 1}}", without: "{http: {maxRequestsPerConnection: 0}}",
+			check: func(c string) func(*mesh) error { return grows(v1, c+"upstream_cx_total", 6, 6, asked(6)) }},
+		{name: "http.idleTimeout", proves: "http.idleTimeout", protocol: "HTTP", with: "{http: {idleTimeout: 0.2s}}", without: "{http: {idleTimeout: 60s}}", check: func(c string) func(*mesh) error {
+			return grows(v1, c+"upstream_cx_destroy_local", 1, many, func(m *mesh) error {
+				err := asked(2)(m)
+				time.Sleep(600 * time.Millisecond)
+				return err
+			})
+		}},
+		{name: "http.h2UpgradePolicy", proves: "http.h2UpgradePolicy", protocol: "HTTP", with: "{http: {h2UpgradePolicy: UPGRADE}}", without: "{http: {h2UpgradePolicy: DO_NOT_UPGRADE}}", check: func(c string) func(*mesh) error {
+			return grows(v1, c+"upstream_cx_http2_total", 1, many, func(m *mesh) error { _ = asked(1)(m); return nil })
+		}},
+		{name: "http.http2MaxRequests", proves: "http.http2MaxRequests", protocol: "HTTP", with: "{http: {http2MaxRequests: 1}}", without: "{http: {http2MaxRequests: 1000}}", check: func(string) func(*mesh) error {
+			return crowded
+		}},
+		{name: "tcp.idleTimeout", proves: "tcp.idleTimeout", protocol: "TCP", with: "{tcp: {idleTimeout: 0.5s}}", without: "{tcp: {idleTimeout: 60s}}", check: func(string) func(*mesh) error { return endsSoon(plain, v1.Address+":9008") }},
+		{name: "tcp.maxConnectionDuration", proves: "tcp.maxConnectionDuration", protocol: "TCP", with: "{tcp: {maxConnectionDuration: 0.5s}}", without: "{tcp: {maxConnectionDuration: 60s}}", check: func(string) func(*mesh) error { return endsSoon(plain, v1.Address+":9008") }},
+	}
+}
+
+// crowded checks that some of many requests at once to v1 are refused by its proxy.
+func crowded(m *mesh) error {
+	m.backends["v1"].delay.Store(300)
+	defer m.backends["v1"].delay.Store(0)
+	var refused atomic.Int64
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() {
+			if response, _, err := m.from(m.pods.plain, m.pods.v1.Address+":8080", "reviews", "/"); err == nil && response.StatusCode == http.StatusServiceUnavailable {
+				refused.Add(1)
+			}
+		})
+	}
+	group.Wait()
+	return expect(refused.Load() > 0, "no request was refused")
+}
+
+// endsSoon checks that a connection on which nothing happens is closed before two seconds are over.
+func endsSoon(p *nettest.Pod, address string) func(*mesh) error {
+	return func(*mesh) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		connection, err := p.Dial(ctx, "tcp", address)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = connection.Close() }()
+		if _, err := fmt.Fprintln(connection, "hello"); err != nil { // its first bytes say what it is
+			return err
+		}
+		_ = connection.SetReadDeadline(time.Now().Add(2 * time.Second))
+		_, err = connection.Read(make([]byte, 1))
+		var timeout net.Error
+		return expect(!errors.As(err, &timeout) || !timeout.Timeout(), "the connection is still open")
+	}
+}
+
+// sidecarTLS is v1's sidecar, which ends the TLS of callers outside the mesh.
+func sidecarTLS(t *testing.T, m *mesh) tlsServer {
+	v1 := m.pods.v1
+	return tlsServer{name: "Sidecar ingress TLS", field: "Sidecar.ingress.tls.", version: "v1",
+		at: func() (net.Conn, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+			defer cancel()
+			return m.pods.plain.Dial(ctx, "tcp", v1.Address+":7443")
+		},
+		write: func(files map[string]string) string {
+			for name, text := range files {
+				v1.Write(t, v1.Dir()+"/"+name, text)
+			}
+			return v1.Dir()
+		},
+		object: func(settings string) string {
+			return sidecarObject("{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 7443, name: https, protocol: HTTPS}, defaultEndpoint: 127.0.0.1:8080, tls: {" + settings + "}}]}")
+		}}
 }
 
 // legacyToReviews leads calls of legacy to v2 of reviews.
@@ -104,6 +265,7 @@ func workloads(_ *testing.T, m *mesh) []feature {
 		})
 	}
 	simple := vm + entry("one", "{address: "+outside+", labels: {app: vm}}")
+	byNetwork := "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: vm}\nspec: {host: vm.test, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 2}, loadBalancer: {localityLbSetting: {failoverPriority: [topology.istio.io/network]}}}}\n"
 	byService := "apiVersion: v1\nkind: Service\nmetadata: {name: vm}\nspec: {clusterIP: 10.0.0.60, selector: {app: vm}, ports: [{name: http, port: 80, targetPort: 8080}]}\n"
 	failover := "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: vm}\nspec: {host: vm.test, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 2}}}\n"
 	return []feature{
@@ -128,6 +290,9 @@ func workloads(_ *testing.T, m *mesh) []feature {
 		{name: "WorkloadEntry locality", proves: "WorkloadEntry.locality", check: at("outside", "8081"),
 			with:    vm + failover + entry("one", "{address: "+outside+", labels: {app: vm}, locality: east/a}") + entry("two", "{address: "+outside+", labels: {app: vm}, locality: north/a/x, ports: {http: 8081}}"),
 			without: vm + failover + entry("one", "{address: "+outside+", labels: {app: vm}, locality: east/a}") + entry("two", "{address: "+outside+", labels: {app: vm}, locality: east/a, ports: {http: 8081}}")},
+		{name: "WorkloadEntry network", proves: "WorkloadEntry.network", check: at("outside", "8081"),
+			with:    vm + byNetwork + entry("one", "{address: "+outside+", labels: {app: vm}, network: away}") + entry("two", "{address: "+outside+", labels: {app: vm}, network: home, ports: {http: 8081}}"),
+			without: vm + byNetwork + entry("one", "{address: "+outside+", labels: {app: vm}, network: away}") + entry("two", "{address: "+outside+", labels: {app: vm}, network: away, ports: {http: 8081}}")},
 		{name: "WorkloadEntry serviceAccount", proves: "WorkloadEntry.serviceAccount", with: vm + entry("one", "{address: "+v1+", labels: {app: vm}, serviceAccount: v1}"), without: vm + entry("one", "{address: "+v1+", labels: {app: vm}}"),
 			check: func(m *mesh) error {
 				_, got, err := m.from(m.pods.client, "10.88.2.6:80", "vm.test", "/")

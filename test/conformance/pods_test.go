@@ -161,11 +161,28 @@ func serveAll(t *testing.T, p *nettest.Pod) *backend {
 		return strings.TrimSpace(line)
 	}
 	answerLines(p.Listen(t, "0.0.0.0:9005"), first)
+	silent(p.Listen(t, "0.0.0.0:9008"))
 	tunnels(p.Listen(t, "0.0.0.0:9006"))
 	authz := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(authzServer)}
 	listener := p.Listen(t, "0.0.0.0:9007")
 	go func() { _ = authz.Serve(listener) }()
 	return b
+}
+
+// silent takes connections and says nothing.
+func silent(listener net.Listener) {
+	go func() {
+		for {
+			connection, err := listener.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			go func() {
+				_, _ = io.Copy(io.Discard, connection)
+				_ = connection.Close()
+			}()
+		}
+	}()
 }
 
 // tunnels answers requests for a tunnel with what it was asked for, inside the tunnel.
@@ -223,12 +240,12 @@ func (m *mesh) inject(t *testing.T, p *nettest.Pod, namespace, labels string, re
 	p.Write(t, "/run/secrets/tokens/istio-token", token)
 	p.Write(t, "/run/secrets/istio/root-cert.pem", root)
 	p.Write(t, "/etc/istio/pod/labels", downward(labels))
-	p.Write(t, "/etc/istio/pod/annotations", "sidecar.istio.io/statsInclusionPrefixes=\"cluster.outbound\"\n")
+	p.Write(t, "/etc/istio/pod/annotations", "sidecar.istio.io/statsInclusionPrefixes=\"cluster.outbound,cluster.inbound,vhost\"\n")
 	p.Mkdir(t, "/etc/istio/proxy")
 	p.Mkdir(t, "/run/secrets/workload-spiffe-uds")
 	forward(p.Listen(t, "127.0.0.1:15012"), m.secure)
 	environment := []string{
-		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
+		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ISTIO_META_NETWORK=home", "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
 	}
 	p.Start(t, proxyUser, environment, agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
 }

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/slipway-mesh/slipway/test/nettest"
 )
 
 // A policy is a DestinationRule's trafficPolicy, which can stand in four places. Each case runs in all that can have it.
@@ -27,6 +29,8 @@ type policy struct {
 	// wholeOnly says that a port's settings cannot have it.
 	wholeOnly bool
 	target    target
+	// selector keeps the rule to some callers.
+	selector string
 	// routes is a rule's further part in a VirtualService for the host, such as "retries: {attempts: 0}".
 	routes string
 }
@@ -79,6 +83,9 @@ func (p policy) features() []feature {
 				}
 			}
 			rule := "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: case}\nspec:\n  host: " + to.host + "\n"
+			if p.selector != "" {
+				rule += "  workloadSelector: {matchLabels: " + p.selector + "}\n"
+			}
 			if level.subset == "" {
 				rule += "  " + block + "\n  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]\n"
 			} else {
@@ -105,9 +112,13 @@ func prefixed(prefix, text string) string {
 
 // stat reads a statistic of a cluster from the client's Envoy.
 func (m *mesh) stat(cluster, name string) (int, error) {
-	full := "cluster." + cluster + "." + name
+	return statOf(m.pods.client, "cluster."+cluster+"."+name)
+}
+
+// statOf reads a statistic from the Envoy of a pod.
+func statOf(p *nettest.Pod, full string) (int, error) {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return m.pods.client.Dial(ctx, network, "127.0.0.1:15000")
+		return p.Dial(ctx, network, "127.0.0.1:15000")
 	}}}
 	request, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:15000/stats", nil)
 	if err != nil {
@@ -391,6 +402,37 @@ func policies(t *testing.T, m *mesh) []policy {
 			check: http2Grows(func(m *mesh) error { m.burst(12); return nil }, 6)},
 		{name: "TCP idleTimeout", proves: "connectionPool.tcp.idleTimeout", with: "connectionPool: {tcp: {idleTimeout: 0.5s}}", target: echo, check: closes},
 		{name: "maxConnectionDuration", proves: "connectionPool.tcp.maxConnectionDuration", with: "connectionPool: {tcp: {maxConnectionDuration: 0.5s}}", target: echo, check: closes},
+		{name: "tcpKeepalive", proves: "connectionPool.tcp.tcpKeepalive.probes connectionPool.tcp.tcpKeepalive.time connectionPool.tcp.tcpKeepalive.interval", with: "connectionPool: {tcp: {tcpKeepalive: {probes: 1, time: 1s, interval: 1s}}}", without: "connectionPool: {tcp: {tcpKeepalive: {probes: 9, time: 2s, interval: 75s}}}",
+			target: target{"quiet.test", fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: quiet}\nspec: {hosts: [quiet.test], addresses: [10.88.2.7], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 80, name: tcp, protocol: TCP, targetPort: 9008}], endpoints: [{address: %s}]}\n---\n", m.pods.outside.Address)},
+			check:  func(m *mesh, cluster string) error { return noticesDeath(t, m, "10.88.2.7:80") }},
+		{name: "http2KeepAlive", proves: "connectionPool.http.http2KeepAlive.interval connectionPool.http.http2KeepAlive.timeout", with: "connectionPool: {http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 0.2s, timeout: 0.2s}}}", without: "connectionPool: {http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 60s, timeout: 0.2s}}}",
+			check: func(m *mesh, cluster string) error {
+				if err := requests(m, 2); err != nil { // Envoy counts from the first on
+					return err
+				}
+				n, err := m.grown(cluster, "http2.keepalive_timeout", func() error {
+					err := requests(m, 4)
+					m.pods.v1.Cut(t)
+					time.Sleep(time.Second)
+					m.pods.v1.Join(t)
+					return err
+				})
+				return orErr(err, expect(n > 0, "a peer that does not answer pings is kept"))
+			}},
+		{name: "proxyProtocol V1", proves: "proxyProtocol.version", wholeOnly: true, with: "proxyProtocol: {version: V1}", target: told(m), check: func(m *mesh, _ string) error {
+			got, err := m.tcpFrom(m.pods.client, "10.88.2.3:80", "")
+			return orErr(err, expect(strings.HasPrefix(got, "PROXY TCP4 "+m.pods.client.Address+" "), "the connection began with %q", got))
+		}},
+		{name: "proxyProtocol V2", proves: "proxyProtocol.version", wholeOnly: true, with: "proxyProtocol: {version: V2}", without: "proxyProtocol: {version: V1}", target: told(m), check: func(m *mesh, _ string) error {
+			got, err := m.tcpFrom(m.pods.client, "10.88.2.3:80", "hello") // the header ends in the middle of a line
+			return orErr(err, expect(strings.HasSuffix(got, "QUIT") || strings.Contains(got, "QUIT\n") || strings.HasPrefix(got, "\r\n") || got == "", "the connection began with %q", got))
+		}},
+		{name: "tunnel", proves: "tunnel.protocol tunnel.targetHost tunnel.targetPort", wholeOnly: true, with: "tunnel: {protocol: POST, targetHost: far.test, targetPort: 4711}",
+			target: target{"tunnel.test", "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: tunnel}\nspec: {hosts: [tunnel.test], addresses: [10.88.2.4], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 80, name: tcp, protocol: TCP, targetPort: 9006}], endpoints: [{address: " + m.pods.outside.Address + "}]}\n---\n"},
+			check: func(m *mesh, _ string) error {
+				got, err := m.tcpFrom(m.pods.client, "10.88.2.4:80", "")
+				return orErr(err, expect(got == "POST far.test:4711", "the proxy was asked for %q", got))
+			}},
 		{name: "outlierDetection", proves: "outlierDetection.consecutive5xxErrors outlierDetection.interval outlierDetection.maxEjectionPercent outlierDetection.baseEjectionTime", with: outlier + "}", check: ejects},
 		{name: "outlierDetection of gateway errors", proves: "outlierDetection.consecutiveGatewayErrors", with: "outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 2, interval: 0.1s, baseEjectionTime: 1s, maxEjectionPercent: 100}",
 			without: "outlierDetection: {consecutive5xxErrors: 0, interval: 0.1s, baseEjectionTime: 1s, maxEjectionPercent: 100}", check: ejects},
@@ -433,6 +475,32 @@ func policies(t *testing.T, m *mesh) []policy {
 			}},
 	}
 	return append(list, tlsPolicies(t, m)...)
+}
+
+// told is a host that answers with what a connection begins with.
+func told(m *mesh) target {
+	return target{"told.test", "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: told}\nspec: {hosts: [told.test], addresses: [10.88.2.3], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 80, name: tcp, protocol: TCP, targetPort: 9005}], endpoints: [{address: " + m.pods.outside.Address + "}]}\n---\n"}
+}
+
+// noticesDeath holds if a connection ends soon after the server's machine has died.
+func noticesDeath(t *testing.T, m *mesh, address string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	connection, err := m.pods.client.Dial(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = connection.Close() }()
+	if _, err := fmt.Fprintln(connection, "hello"); err != nil {
+		return err
+	}
+	time.Sleep(200 * time.Millisecond) // the server has it
+	m.pods.outside.Cut(t)
+	defer m.pods.outside.Join(t)
+	_ = connection.SetReadDeadline(time.Now().Add(4 * time.Second))
+	_, err = connection.Read(make([]byte, 1))
+	var timeout net.Error
+	return expect(!errors.As(err, &timeout) || !timeout.Timeout(), "the connection to a dead machine is still open")
 }
 
 // requestsAnyway sends requests whatever answers.
@@ -479,7 +547,7 @@ func tlsPolicies(t *testing.T, m *mesh) []policy {
 	}
 	m.kube.Apply(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: outside}\nstringData:\n  tls.crt: |\n"+indent(chain)+"  tls.key: |\n"+indent(key)+"  ca.crt: |\n"+indent(outsideCA(t).pem)+
 		"---\napiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: secrets}\nrules: [{apiGroups: [\"\"], resources: [secrets], verbs: [get, list, watch]}]\n"+
-		"---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: secrets}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: secrets}\nsubjects: [{kind: ServiceAccount, name: client, namespace: default}]\n")
+		"---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: secrets}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: secrets}\nsubjects: [{kind: ServiceAccount, name: client, namespace: default}, {kind: ServiceAccount, name: v1, namespace: default}]\n")
 	secure := target{"secure.test", secureEntry(m.pods.outside) + "---\n"}
 	at := m.pods.outside.Address + ":80" // where nobody listens: what goes there past the rule is refused at once
 	reached := func(m *mesh, _ string) error { return served("outside", at, "secure.test", "/")(m) }
@@ -500,6 +568,11 @@ func tlsPolicies(t *testing.T, m *mesh) []policy {
 		{name: "tls insecureSkipVerify", proves: "tls.insecureSkipVerify", target: secure, with: "tls: {mode: SIMPLE, insecureSkipVerify: true}", without: "tls: {mode: SIMPLE}", check: reached},
 		{name: "tls caCrl", proves: "tls.caCrl", target: secure, with: simple(", caCrl: " + files("crl.pem")), without: simple(""), check: refused},
 		{name: "tls MUTUAL", proves: "tls.clientCertificate tls.privateKey", target: secure, with: "tls: {mode: MUTUAL, caCertificates: " + files("root.pem") + ", clientCertificate: " + files("chain.pem") + ", privateKey: " + files("key.pem") + "}", without: simple(""),
+			check: func(m *mesh, _ string) error {
+				_, got, err := m.from(client, at, "secure.test", "/")
+				return orErr(err, expect(got.Client == "client.test", "the server saw the client %q", got.Client))
+			}},
+		{name: "tls credentialName", proves: "tls.credentialName", target: secure, selector: "{tier: front}", with: "tls: {mode: MUTUAL, credentialName: outside}", without: "tls: {mode: SIMPLE, credentialName: outside}",
 			check: func(m *mesh, _ string) error {
 				_, got, err := m.from(client, at, "secure.test", "/")
 				return orErr(err, expect(got.Client == "client.test", "the server saw the client %q", got.Client))

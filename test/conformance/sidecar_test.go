@@ -162,6 +162,7 @@ func TestSidecar(t *testing.T) {
 	m.prove(t, workloads(t, m))
 	m.prove(t, l4Rules())
 	m.prove(t, sidecarObjects(m))
+	m.prove(t, sidecarTLS(t, m).features(t))
 	m.rejections(t)
 	t.Run("a pod without a sidecar is called in plain text", func(t *testing.T) {
 		if err := times(3, served("plain", legacyIP+":80", "legacy", "/"))(m); err != nil {

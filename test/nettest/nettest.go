@@ -32,6 +32,8 @@ type Pod struct {
 	Name, Address string
 	pid           int
 	dir           string
+	hub           *Pod
+	link          string // of the hub that leads here
 }
 
 // The networks of pods and of what is outside the mesh; the bridge routes between the two.
@@ -66,6 +68,7 @@ func (n *Network) add(t testing.TB, name, subnet string) *Pod {
 	p := hold(t, name)
 	p.Address = fmt.Sprintf("%s%d", subnet, 10+n.pods)
 	link := fmt.Sprintf("pod%d", n.pods)
+	p.hub, p.link = n.hub, link
 	n.hub.Run(t, fmt.Sprintf("ip link add %s type veth peer name eth0 netns %d", link, p.pid))
 	n.hub.Run(t, "ip link set "+link+" master br0 up")
 	for _, command := range []string{"ip addr add " + p.Address + "/24 dev eth0", "ip link set eth0 up", "ip route add default via " + subnet + "1"} {
@@ -110,6 +113,12 @@ func hold(t testing.TB, name string) *Pod {
 	}
 	return &Pod{Name: name, pid: cmd.Process.Pid, dir: dir}
 }
+
+// Cut takes the pod off the network without a word, as a machine that dies does; Join puts it back.
+func (p *Pod) Cut(t testing.TB) { p.hub.Run(t, "ip link set "+p.link+" nomaster") }
+
+// Join undoes Cut.
+func (p *Pod) Join(t testing.TB) { p.hub.Run(t, "ip link set "+p.link+" master br0") }
 
 // Dir is a folder of the host's that programs in the pod see under the same path.
 func (p *Pod) Dir() string { return p.dir }

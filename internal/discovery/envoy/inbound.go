@@ -75,9 +75,12 @@ func inboundChains(s side, guard *mesh.Guard, port mesh.InboundPort, target stri
 		return inboundChain(s.config, port, m, secure, managerFilter(guarded(inboundManager(s, port, target, secure), httpGuards(s.config, guard))))
 	}
 	tcp := func(m *listener.FilterChainMatch, secure bool) *listener.FilterChain {
-		return inboundChain(s.config, port, m, secure, append(tcpGuards(s.config, guard), tcpTo(s, target))...)
+		return inboundChain(s.config, port, m, secure, append(tcpGuards(s.config, guard), tcpInto(s, target, port.Pool))...)
 	}
 	var chains []*listener.FilterChain
+	if port.TLS != nil {
+		return ingressChains(s, guard, port, target)
+	}
 	if port.Mode != mesh.Disable {
 		switch {
 		case port.Protocol.IsHTTP():
@@ -105,6 +108,28 @@ func inboundChains(s side, guard *mesh.Guard, port mesh.InboundPort, target stri
 			tcp(&listener.FilterChainMatch{TransportProtocol: "tls"}, false)) // the application's own TLS
 	default:
 		chains = append(chains, tcp(&listener.FilterChainMatch{}, false))
+	}
+	return chains
+}
+
+// ingressChains are those of a port whose TLS the Sidecar says how to end: the mesh's own, unless it is switched off, and, unless nothing
+// else may come, what callers outside the mesh speak. HTTPS is HTTP inside.
+func ingressChains(s side, guard *mesh.Guard, port mesh.InboundPort, target string) []*listener.FilterChain {
+	chain := func(secure bool, protocols []string) *listener.FilterChain {
+		filters := append(tcpGuards(s.config, guard), tcpInto(s, target, port.Pool))
+		if port.Protocol == mesh.HTTPS {
+			filters = []*listener.Filter{managerFilter(guarded(inboundManager(s, port, target, secure), httpGuards(s.config, guard)))}
+		}
+		return inboundChain(s.config, port, &listener.FilterChainMatch{TransportProtocol: "tls", ApplicationProtocols: protocols}, secure, filters...)
+	}
+	var chains []*listener.FilterChain
+	if port.Mode != mesh.Disable {
+		chains = append(chains, chain(true, meshALPN(port.Mode)))
+	}
+	if port.Mode != mesh.Strict {
+		own := chain(false, nil)
+		own.TransportSocket = downstreamTLS(port.TLS, port.Protocol == mesh.HTTPS)
+		chains = append(chains, own)
 	}
 	return chains
 }
@@ -173,7 +198,11 @@ func inboundCluster(config *mesh.Config, name string, port mesh.InboundPort) *Re
 	}
 	policy := &networking.TrafficPolicy{ConnectionPool: port.Pool}
 	pool(out, config, policy)
-	protocol(out, config, mesh.Port{Protocol: port.Protocol}, policy)
+	inside := port.Protocol
+	if port.TLS != nil && inside == mesh.HTTPS {
+		inside = mesh.HTTP
+	}
+	protocol(out, config, mesh.Port{Protocol: inside}, policy)
 	return NewResource(name, out)
 }
 

@@ -44,15 +44,19 @@ type part struct {
 
 // parts lists what a host wants of which listeners.
 func parts(config *mesh.Config, o *mesh.Outbound, lookup Lookup) []*part {
+	var out []*part
+	for _, proxy := range o.Proxies {
+		out = append(out, &part{listener: proxy.Bind + "_" + itoa(proxy.Port), bound: true, shape: shapeHTTP, port: proxy.Port, host: o.Host, table: proxyTable})
+	}
 	if o.Service == nil {
 		if o.Routes == nil || len(o.Routes.HTTP) == 0 {
 			return nil
 		}
-		return []*part{{listener: wildcard + "_80", shape: shapeHTTP, port: 80, host: o.Host, table: webTable}}
+		return append(out, &part{listener: wildcard + "_80", shape: shapeHTTP, port: 80, host: o.Host, table: webTable})
 	}
-	var out []*part
 	for _, port := range o.Service.Ports {
 		switch {
+		case port.Hidden:
 		case port.Protocol.IsHTTP():
 			out = append(out, &part{listener: bindOf(port) + "_" + itoa(port.Number), bound: port.Bound, shape: shapeHTTP, port: port.Number, host: o.Host, table: itoa(port.Number)})
 		case port.Bind != "": // the Sidecar's listener is one host's alone: the first by name

@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"slices"
+
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	networking "istio.io/api/networking/v1alpha3"
 
@@ -43,6 +45,7 @@ type Outbound struct {
 	memo         *Memo
 	clusters     byHost
 	endpoints    byHost
+	names        *byHost                // nil where nobody asks for names
 	tables       *Section               // route tables that take their virtual hosts one by one
 	virtualHosts *Section               // by TABLE/NAME
 	listeners    *Section               //
@@ -59,6 +62,16 @@ func (o *Outbound) Clusters() *Section { return o.clusters.Section }
 // Endpoints are the load assignments of the clusters that have some.
 func (o *Outbound) Endpoints() *Section { return o.endpoints.Section }
 
+// Names are what DNS proxies answer for; empty where there is none.
+func (o *Outbound) Names() *Section {
+	if o.names == nil {
+		return noNames
+	}
+	return o.names.Section
+}
+
+var noNames = EmptySection()
+
 // Listeners are virtualOutbound and one for each address that hosts want.
 func (o *Outbound) Listeners() *Section { return o.listeners }
 
@@ -68,11 +81,15 @@ func (o *Outbound) Tables() *Section { return o.tables }
 // VirtualHosts are those of all tables, named TABLE/NAME.
 func (o *Outbound) VirtualHosts() *Section { return o.virtualHosts }
 
-// NewOutbound has what every scope has; Next adds the hosts.
-func NewOutbound(config *mesh.Config, flavour mesh.Flavour, memo *Memo) *Outbound {
+// NewOutbound has what every scope has; Next adds the hosts. names says that DNS proxies ask.
+func NewOutbound(config *mesh.Config, flavour mesh.Flavour, names bool, memo *Memo) *Outbound {
 	o := &Outbound{
 		config: config, flavour: flavour, memo: memo, clusters: newByHost(), endpoints: newByHost(), tables: EmptySection(), virtualHosts: EmptySection(), listeners: EmptySection(),
 		parts: iradix.New[*part](), wants: iradix.New[[]*part](), hosts: iradix.New[[]claim](), claims: iradix.New[claim](), users: iradix.New[struct{}](),
+	}
+	if names {
+		empty := newByHost()
+		o.names = &empty
 	}
 	o.clusters = o.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
 	o.listeners = o.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config, flavour)})
@@ -109,9 +126,23 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 	}
 	next.clusters = next.clusters.replace(made)
 	next.endpoints = next.endpoints.replace(assigned)
+	next.updateNames(lookup, changed, endpoints)
 	next.updateListeners(lookup, changed)
 	next.updateVirtualHosts(lookup, changed, config != o.config)
 	return &next
+}
+
+// updateNames tells of the addresses of hosts that changed.
+func (o *Outbound) updateNames(lookup Lookup, hosts ...[]string) {
+	if o.names == nil {
+		return
+	}
+	made := map[string][]*Resource{}
+	for _, host := range slices.Concat(hosts...) {
+		made[host] = name(lookup.Outbound(host), lookup.Endpoints(host))
+	}
+	next := o.names.replace(made)
+	o.names = &next
 }
 
 func (o *Outbound) madeClusters(outbound *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
@@ -141,7 +172,7 @@ func placeKey(o *mesh.Outbound) string {
 // madeParts are what a host wants of listeners. Without a VirtualService it is the same for all who see the service.
 func (o *Outbound) madeParts(outbound *mesh.Outbound, lookup Lookup) []*part {
 	build := func() []*part { return parts(o.config, outbound, lookup) }
-	if outbound.Routes != nil {
+	if outbound.Routes != nil || len(outbound.Proxies) > 0 {
 		return build()
 	}
 	return remember(o.memo.host(outbound.Host, false).parts, partKey{o.config, o.flavour, outbound.Service, outbound.Rule}, build)

@@ -7,7 +7,10 @@ import (
 )
 
 // claim is a domain that a host's virtual host has in a table.
-type claim struct{ table, domain, host string }
+type claim struct {
+	table, domain, host string
+	port                uint32 // of the host
+}
 
 func (c claim) key() []byte { return []byte(c.table + "\x00" + c.domain + "\x00" + c.host) }
 
@@ -34,7 +37,7 @@ func (o *Outbound) updateVirtualHosts(lookup Lookup, changed []string, all bool)
 		}
 		for _, th := range made[host] {
 			for _, domain := range th.domains {
-				claimed = append(claimed, claim{th.table, domain, host})
+				claimed = append(claimed, claim{th.table, domain, host, th.port.Number})
 			}
 		}
 		for _, one := range claimed {
@@ -105,13 +108,13 @@ func (o *Outbound) publishVirtualHosts(lookup Lookup, made map[string][]tableHos
 	for host, old := range before {
 		for _, one := range old {
 			tables[one.table] = true
-			changes[resourceName(one.table, host)] = nil
+			changes[resourceName(one.table, host, one.port)] = nil
 		}
 	}
 	for host, list := range made {
 		for _, th := range list {
 			tables[th.table] = true
-			name := resourceName(th.table, host)
+			name := resourceName(th.table, host, th.port.Number)
 			changes[name] = nil
 			var domains []string
 			for _, domain := range th.domains {
@@ -174,13 +177,9 @@ func (o *Outbound) publishTables(touched map[string]bool, whole, changes map[str
 // isSniffed says that a table is a sniffing listener's: it has one host, which takes everything, and is sent whole.
 func isSniffed(table string) bool { return strings.Contains(table, ":") }
 
-// resourceName is that of a host's virtual host in a table. A sniffed table's name ends in its port.
-func resourceName(table, host string) string {
-	port := table
-	if i := strings.LastIndexByte(table, ':'); i >= 0 {
-		port = table[i+1:]
-	}
-	return table + "/" + host + ":" + port
+// resourceName is that of the virtual host that a host's port has in a table.
+func resourceName(table, host string, port uint32) string {
+	return table + "/" + host + ":" + itoa(port)
 }
 
 // HostsOf returns the virtual hosts of a table.

@@ -19,6 +19,12 @@ func tcpTo(s side, cluster string) *listener.Filter {
 	return tcpFilter(logged(s, &tcp.TcpProxy{StatPrefix: cluster, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: cluster}}))
 }
 
+// tcpInto proxies connections to the application, for as long as its limits let them last.
+func tcpInto(s side, cluster string, limits *networking.ConnectionPoolSettings) *listener.Filter {
+	return tcpFilter(logged(s, &tcp.TcpProxy{StatPrefix: cluster, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: cluster},
+		IdleTimeout: limits.GetTcp().GetIdleTimeout(), MaxDownstreamConnectionDuration: limits.GetTcp().GetMaxConnectionDuration()}))
+}
+
 func tcpFilter(proxy *tcp.TcpProxy) *listener.Filter { return networkFilter(tcpProxyName, proxy) }
 
 func networkFilter(name string, message proto.Message) *listener.Filter {

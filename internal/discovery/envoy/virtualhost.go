@@ -28,15 +28,38 @@ func tablesOf(o *mesh.Outbound) []tableHost {
 		if o.Routes == nil || len(o.Routes.HTTP) == 0 {
 			return nil
 		}
-		return []tableHost{{webTable, mesh.Port{Number: 80}, o.Domains}}
+		web := mesh.Port{Number: 80}
+		if len(o.Proxies) > 0 {
+			out = append(out, tableHost{proxyTable, web, proxyDomains(o, web.Number)})
+		}
+		return append(out, tableHost{webTable, web, o.Domains})
 	}
 	for _, port := range o.Service.Ports {
+		if len(o.Proxies) > 0 && port.Protocol.IsHTTP() {
+			out = append(out, tableHost{proxyTable, port, proxyDomains(o, port.Number)})
+		}
 		switch {
+		case port.Hidden:
 		case port.Protocol.IsHTTP():
 			out = append(out, tableHost{itoa(port.Number), port, o.Domains})
 		case port.Protocol == mesh.Auto && len(o.Service.Addresses) > 0:
 			out = append(out, tableHost{sniffedTable(o.Host, port.Number), port, []string{"*"}})
 		}
+	}
+	return out
+}
+
+// proxyTable is where applications call hosts of every port by way of an HTTP proxy: the port that they name tells hosts apart.
+const proxyTable = "http_proxy"
+
+// proxyDomains are a host's names with its port, and without for the one that is not named.
+func proxyDomains(o *mesh.Outbound, port uint32) []string {
+	var out []string
+	for _, domain := range o.Domains {
+		if port == 80 {
+			out = append(out, domain)
+		}
+		out = append(out, domain+":"+itoa(port))
 	}
 	return out
 }
@@ -92,7 +115,7 @@ func TableOf(resource string) string {
 // vhdsTable is a route table whose virtual hosts come one by one.
 func vhdsTable(name string) *Resource {
 	return NewResource(name, &route.RouteConfiguration{
-		Name: name, ValidateClusters: boolean(false), IgnorePortInHostMatching: true,
+		Name: name, ValidateClusters: boolean(false), IgnorePortInHostMatching: name != proxyTable,
 		Vhds: &route.Vhds{ConfigSource: ads()},
 	})
 }
@@ -100,7 +123,7 @@ func vhdsTable(name string) *Resource {
 // WholeTable is a route table with all its virtual hosts in it, made of their bytes.
 func WholeTable(name string, hosts []*Resource) *Resource {
 	const virtualHostsField = 2 // of RouteConfiguration
-	body := pack(&route.RouteConfiguration{Name: name, ValidateClusters: boolean(false), IgnorePortInHostMatching: true})
+	body := pack(&route.RouteConfiguration{Name: name, ValidateClusters: boolean(false), IgnorePortInHostMatching: name != proxyTable})
 	value := body.Value
 	for _, host := range hosts {
 		value = protowire.AppendTag(value, virtualHostsField, protowire.BytesType)

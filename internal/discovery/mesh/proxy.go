@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"net/netip"
+
 	meshapi "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 )
@@ -48,6 +50,26 @@ type Proxy struct {
 	Version string
 	// Metadata are the texts that the node tells of itself.
 	Metadata map[string]string
+}
+
+// Names says for which families of addresses the agent beside it answers the workload's DNS questions: 4, 6, 46, or none.
+func (p *Proxy) Names() string {
+	if p.Metadata["DNS_CAPTURE"] != "true" {
+		return ""
+	}
+	has := map[bool]bool{}
+	for _, text := range p.Addresses {
+		if address, err := netip.ParseAddr(text); err == nil {
+			has[address.Is6()] = true
+		}
+	}
+	switch {
+	case has[true] && has[false]:
+		return "46"
+	case has[true]:
+		return "6"
+	}
+	return "4"
 }
 
 // PathNormalization is what is done to a request's path before anything looks at it.

@@ -55,6 +55,8 @@ type Port struct {
 	// callers connect there themselves.
 	Bind  string
 	Bound bool
+	// Hidden says that it is called by way of an HTTP proxy only.
+	Hidden bool
 }
 
 // Service is something that can be called by a host name.
@@ -80,6 +82,8 @@ type Service struct {
 	Selector map[string]string
 	// Accounts are the SPIFFE identities that its endpoints may have, sorted.
 	Accounts []string
+	// Allocated are addresses of the mesh's own, for callers whose DNS is captured, where it has no others.
+	Allocated []string
 }
 
 // PortByNumber finds a port.

@@ -35,6 +35,8 @@ type Egress struct {
 	Bind  string // address to listen on; empty is as for other hosts
 	Bound bool   // the application calls the address itself: nothing is captured
 	Hosts []EgressHost
+	// Proxy says that the application calls it as an HTTP proxy, for hosts of whatever port.
+	Proxy bool
 }
 
 // EgressHost is a pattern of hosts that may be called.
@@ -63,10 +65,13 @@ func (e *Egress) ImportsRoutes(v *VirtualService) bool {
 	})
 }
 
-// WayTo returns the way out for a port: the one that names it, or the one that names none.
+// WayTo returns the way out for a port: the one that names it, or the one that names none. An HTTP proxy's own port is none of a host's.
 func (s *Sidecar) WayTo(port uint32) *Egress {
 	var general *Egress
 	for _, e := range s.Egress {
+		if e.Proxy {
+			continue
+		}
 		if e.Port == port {
 			return e
 		}
@@ -94,4 +99,6 @@ type Ingress struct {
 	// Endpoint is where the application listens, ADDRESS:PORT or unix:///PATH; empty is where the caller meant.
 	Endpoint string
 	Pool     *networking.ConnectionPoolSettings
+	// TLS ends what is not the mesh's; nil leaves it to the application.
+	TLS *networking.ServerTLSSettings
 }

@@ -27,8 +27,16 @@ type Outbound struct {
 	Edge bool
 	// Through says that the mesh's own TLS is led on as it is, by the server name that it asks for; it is for gateways.
 	Through bool
+	// Proxies are the HTTP proxies by which it is called; see Egress.
+	Proxies []HTTPProxy
 	// MTLS says that the service's workloads are expected to take mutual TLS.
 	MTLS bool
+}
+
+// HTTPProxy is where an application calls its sidecar as an HTTP proxy.
+type HTTPProxy struct {
+	Bind string
+	Port uint32
 }
 
 // InboundPort is one port that a workload serves.
@@ -45,6 +53,8 @@ type InboundPort struct {
 	Endpoint string
 	// Pool limits the connections to the application; nil is no limit.
 	Pool *networking.ConnectionPoolSettings
+	// TLS ends what is not the mesh's; see Ingress.
+	TLS *networking.ServerTLSSettings
 }
 
 // Inbound is all that decides what a workload's proxy does with what arrives.
@@ -59,7 +69,7 @@ func (i *Inbound) Key() string {
 	key := strconv.Itoa(int(i.Mode)) + "|" + i.Guard.Key()
 	for _, p := range i.Ports {
 		key += "|" + strconv.Itoa(int(p.Port)) + "," + string(p.Protocol) + "," + strconv.Itoa(int(p.Mode)) + "," + p.Service + "," + strconv.Itoa(int(p.Number)) +
-			"," + p.Bind + "," + strconv.FormatBool(p.Bound) + "," + p.Endpoint + "," + fmt.Sprintf("%p", p.Pool)
+			"," + p.Bind + "," + strconv.FormatBool(p.Bound) + "," + p.Endpoint + "," + fmt.Sprintf("%p,%p", p.Pool, p.TLS)
 	}
 	return key
 }

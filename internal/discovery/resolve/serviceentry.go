@@ -89,6 +89,11 @@ func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh
 		Host: host, Name: object.Name, Namespace: object.Namespace, Addresses: spec.Addresses, ExportTo: spec.ExportTo, Selector: spec.GetWorkloadSelector().GetLabels(),
 		Names: spec.SubjectAltNames, External: spec.Location == api.ServiceEntry_MESH_EXTERNAL, Created: object.CreationTimestamp.Unix(),
 	}
+	for _, address := range object.Status.GetAddresses() {
+		if address.Host == host && wantsAddress(object, host) {
+			out.Allocated = append(out.Allocated, address.Value)
+		}
+	}
 	switch spec.Resolution {
 	case api.ServiceEntry_STATIC:
 		out.Resolution = mesh.Static

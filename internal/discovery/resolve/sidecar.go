@@ -64,10 +64,8 @@ func (s *step) convertSidecar(object *networking.Sidecar, r *report) *mesh.Sidec
 }
 
 func convertEgress(names naming, from *api.IstioEgressListener, field string, r *report) *mesh.Egress {
-	out := &mesh.Egress{Port: from.GetPort().GetNumber(), Bind: from.Bind, Bound: from.CaptureMode == api.CaptureMode_NONE}
-	if from.GetPort().GetProtocol() == "HTTP_PROXY" {
-		r.warn(field+".port.protocol", ReasonUnsupported, "HTTP_PROXY is not supported yet; the port is read as HTTP")
-	}
+	out := &mesh.Egress{Port: from.GetPort().GetNumber(), Bind: from.Bind, Proxy: from.GetPort().GetProtocol() == "HTTP_PROXY"}
+	out.Bound = out.Proxy || from.CaptureMode == api.CaptureMode_NONE
 	if out.Bind != "" {
 		if _, err := netip.ParseAddr(out.Bind); err != nil {
 			r.refuse(field+".bind", "%q is no IP address", out.Bind)
@@ -115,10 +113,10 @@ func convertIngress(from *api.IstioIngressListener, field string, r *report) *me
 		r.refuse(field+".port.protocol", "%q is not a protocol; use one of HTTP, HTTPS, HTTP2, GRPC, TCP, TLS", from.Port.Protocol)
 		return nil
 	}
-	if from.Tls != nil {
-		r.warn(field+".tls", ReasonUnsupported, "is not supported yet and has no effect; mutual TLS is as PeerAuthentication says")
+	if from.Tls != nil && !checkIngressTLS(protocol, from.Tls, field+".tls", r) {
+		return nil
 	}
-	out := &mesh.Ingress{Port: number, Protocol: protocol, Bind: from.Bind, Bound: from.CaptureMode == api.CaptureMode_NONE, Pool: from.ConnectionPool}
+	out := &mesh.Ingress{Port: number, Protocol: protocol, Bind: from.Bind, Bound: from.CaptureMode == api.CaptureMode_NONE, Pool: from.ConnectionPool, TLS: from.Tls}
 	if from.DefaultEndpoint == "" || strings.HasPrefix(from.DefaultEndpoint, "unix://") {
 		out.Endpoint = from.DefaultEndpoint
 		return out
@@ -136,4 +134,18 @@ func convertIngress(from *api.IstioIngressListener, field string, r *report) *me
 		return nil
 	}
 	return out
+}
+
+// checkIngressTLS says whether the TLS of a port that a Sidecar serves can be carried out: it ends here, for callers that are not of the mesh.
+func checkIngressTLS(protocol mesh.Protocol, tls *api.ServerTLSSettings, field string, r *report) bool {
+	if protocol != mesh.HTTPS && protocol != mesh.TLS {
+		r.refuse(field, "is for a port of protocol HTTPS or TLS")
+		return false
+	}
+	switch tls.Mode {
+	case api.ServerTLSSettings_SIMPLE, api.ServerTLSSettings_MUTUAL, api.ServerTLSSettings_OPTIONAL_MUTUAL:
+		return checkServerTLS(protocol, tls, field, r)
+	}
+	r.refuse(field+".mode", "%s is not for a sidecar; use SIMPLE or MUTUAL, since the mesh's own TLS is as PeerAuthentication says", tls.Mode)
+	return false
 }

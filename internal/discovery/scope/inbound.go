@@ -56,7 +56,7 @@ func Inbound(w *world.World, proxy *mesh.Proxy) *mesh.Inbound {
 
 // ingressPort is a port that a Sidecar says is served. 0.0.0.0 means the pod's own address.
 func ingressPort(w *world.World, proxy *mesh.Proxy, from *mesh.Ingress) mesh.InboundPort {
-	out := mesh.InboundPort{Port: from.Port, Protocol: from.Protocol, Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, from.Port), Bound: from.Bound, Endpoint: from.Endpoint, Pool: from.Pool}
+	out := mesh.InboundPort{Port: from.Port, Protocol: from.Protocol, Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, from.Port), Bound: from.Bound, Endpoint: from.Endpoint, Pool: from.Pool, TLS: from.TLS}
 	for _, unspecified := range []string{"0.0.0.0:", "[::]:"} {
 		if port, ok := strings.CutPrefix(from.Endpoint, unspecified); ok {
 			out.Endpoint = net.JoinHostPort(proxy.Addresses[0], port)

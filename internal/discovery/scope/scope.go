@@ -3,6 +3,7 @@
 package scope
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -28,6 +29,8 @@ type Key struct {
 	Edge bool
 	// Through says that they lead the mesh's TLS on by server names; see mesh.Outbound.
 	Through bool
+	// Names says for which families of addresses their agents answer DNS questions; see mesh.Proxy.
+	Names string
 }
 
 // KeyOf computes a proxy's key.
@@ -43,7 +46,7 @@ func KeyOf(w *world.World, proxy *mesh.Proxy) Key {
 	if sidecar := w.Sidecar(proxy.Namespace, proxy.Labels); sidecar != nil && proxy.Kind == mesh.SidecarProxy {
 		narrowed = sidecar.Namespace + "/" + sidecar.Name
 	}
-	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router, Through: leadsThrough(w, proxy)}
+	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router, Through: leadsThrough(w, proxy), Names: proxy.Names()}
 }
 
 // placeOf tells where a proxy runs: what it says itself, or what its node does. It is empty while no rule asks.
@@ -213,11 +216,13 @@ func (s *Scope) outbound(w *world.World, host string) *mesh.Outbound {
 		out.Routes = s.forCaller(routes)
 	}
 	if service != nil {
+		out.Proxies = s.proxiesFor(service.Namespace, host)
 		out.Domains = s.domains(w, service)
 		out.Rule = w.Rule(host, s.Namespace, service.Namespace, s.selects)
 		out.MTLS = w.Config.AutoMTLS && !service.External && service.Resolution != mesh.Passthrough &&
 			w.MTLSMode(service.Namespace, nil, 0) != mesh.Disable
 	} else {
+		out.Proxies = s.proxiesFor(routes.Namespace, host)
 		out.Rule = w.Rule(host, s.Namespace, s.Namespace, s.selects)
 	}
 	return out
@@ -268,11 +273,19 @@ func (s *Scope) domains(w *world.World, service *mesh.Service) []string {
 		add(alias.Name + "." + alias.Namespace + ".svc")
 	}
 	for _, address := range service.Addresses {
-		if !strings.Contains(address, "/") {
-			domains = append(domains, address)
+		if ip, err := netip.ParseAddr(address); err == nil {
+			domains = append(domains, authority(ip))
 		}
 	}
 	return domains
+}
+
+// authority is an address as a request names its host.
+func authority(ip netip.Addr) string {
+	if ip.Is6() {
+		return "[" + ip.String() + "]"
+	}
+	return ip.String()
 }
 
 // meets says whether the scope's callers fulfil a condition.

@@ -23,7 +23,7 @@ type class struct {
 
 func newClass(w *world.World, key scope.Key, memo *envoy.Memo) *class {
 	c := &class{scope: scope.New(w, key)}
-	c.outbound = envoy.NewOutbound(c.scope.Config, key.Flavour, memo)
+	c.outbound = envoy.NewOutbound(c.scope.Config, key.Flavour, key.Names != "", memo)
 	var hosts []string
 	c.scope.Hosts.Root().Walk(func(host []byte, _ *mesh.Outbound) bool {
 		hosts = append(hosts, string(host))

@@ -31,4 +31,4 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 	return m
 }
 
-var shortNames = [typeCount]string{"cds", "eds", "lds", "rds", "vhds"}
+var shortNames = [typeCount]string{"cds", "eds", "lds", "rds", "vhds", "nds"}

@@ -62,6 +62,9 @@ func (c *client) connect() {
 	c.stream.target.Store(c.server.targetOf(c.stream))
 	c.ask(clusterIndex, nil, nil)
 	c.ask(listenerIndex, nil, nil)
+	if c.proxy.Names() != "" {
+		c.ask(nameIndex, []string{"*"}, nil)
+	}
 	for _, i := range []int{endpointIndex, routeIndex} {
 		if len(c.wants[i]) > 0 {
 			c.ask(i, slices.Sorted(maps.Keys(c.wants[i])), nil)
@@ -250,7 +253,7 @@ func (c *client) check(state *resolve.State, at string) {
 	for i, url := range typeURLs {
 		want := map[string]string{}
 		for _, r := range fresh[url] {
-			if i == hostIndex || c.wants[i][r.Name] || i == clusterIndex || i == listenerIndex {
+			if i == hostIndex || c.wants[i][r.Name] || i == clusterIndex || i == listenerIndex || i == nameIndex {
 				want[r.Name] = r.Version
 			}
 		}
@@ -286,7 +289,7 @@ func TestClientsHoldWhatIsThere(t *testing.T) {
 		server, state := emptyServer()
 		var clients []*client
 		for k, namespace := range []string{"a", "a", "b"} {
-			proxy := &mesh.Proxy{ID: fmt.Sprint(k), Kind: mesh.SidecarProxy, Namespace: namespace, Addresses: []string{"10.9.9.9"}, VHDS: k != 1}
+			proxy := &mesh.Proxy{ID: fmt.Sprint(k), Kind: mesh.SidecarProxy, Namespace: namespace, Addresses: []string{"10.9.9.9"}, VHDS: k != 1, Metadata: captured(namespace)}
 			clients = append(clients, newClient(t, server, proxy))
 		}
 		clients[0].proxy.Labels = map[string]string{"app": "client"}

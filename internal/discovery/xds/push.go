@@ -22,6 +22,9 @@ func (s *stream) advance() error {
 			delete(s.warming, name)
 		}
 	}
+	if err := s.push(nameIndex, target, true); err != nil { // nothing depends on it
+		return err
+	}
 	for _, i := range []int{clusterIndex, endpointIndex} {
 		if err := s.push(i, target, false); err != nil {
 			return err
@@ -84,6 +87,9 @@ func (s *stream) push(i int, target *target, remove bool) error {
 	if remove {
 		removed = slices.Sorted(maps.Keys(t.doomed))
 		clear(t.doomed)
+	}
+	if i == nameIndex && !t.byName && len(resources)+len(removed) > 0 {
+		resources, removed = []*envoy.Resource{envoy.WholeNameTable(target.parts[i])}, nil
 	}
 	first := t.base == nil
 	t.base = target.parts[i]

@@ -118,6 +118,7 @@ func (s *Server) sharedTarget(st *stream) *target {
 	t := &target{step: s.step, made: time.Now(), parts: [typeCount][]*envoy.Section{
 		clusterIndex:  {c.outbound.Clusters()},
 		endpointIndex: {c.outbound.Endpoints()},
+		nameIndex:     {c.outbound.Names()},
 	}}
 	if st.proxy.Kind == mesh.Router {
 		g := s.gateway(st, c)

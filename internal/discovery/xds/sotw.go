@@ -149,8 +149,11 @@ func (s *wholeStream) push(i int, t *wholeState, must bool) error {
 			}
 		}
 	}
-	if i == routeIndex {
+	switch i {
+	case routeIndex:
 		resources = wholeTables(target, resources)
+	case nameIndex:
+		resources = []*envoy.Resource{envoy.WholeNameTable(target.parts[i])}
 	}
 	sum := sha256.New()
 	bodies := make([]*anypb.Any, 0, len(resources))

@@ -54,6 +54,7 @@ type stream struct {
 // typeState is what a stream holds of one type.
 type typeState struct {
 	wildcard   bool
+	byName     bool // of names: the client takes them one by one; Istio's agent asks for none by name, and wants one table
 	subscribed names
 	base       []*envoy.Section // what it has been sent
 	hostBase   []*envoy.Section // for whole tables: the virtual hosts that they were made of
@@ -156,6 +157,7 @@ func (s *stream) handle(request *discovery.DeltaDiscoveryRequest) error {
 	if t == nil {
 		t = &typeState{fresh: map[string]bool{}, doomed: map[string]bool{}}
 		t.wildcard = i == hostIndex || len(request.ResourceNamesSubscribe) == 0
+		t.byName = slices.Contains(request.ResourceNamesSubscribe, "*")
 		s.types[i] = t
 		s.adopt(i, t, request.InitialResourceVersions)
 	}

@@ -13,10 +13,11 @@ const (
 	listenerIndex
 	routeIndex
 	hostIndex
+	nameIndex
 	typeCount
 )
 
-var typeURLs = [typeCount]string{envoy.ClusterType, envoy.EndpointType, envoy.ListenerType, envoy.RouteType, envoy.VirtualHostType}
+var typeURLs = [typeCount]string{envoy.ClusterType, envoy.EndpointType, envoy.ListenerType, envoy.RouteType, envoy.VirtualHostType, envoy.NameType}
 
 func indexOf(typeURL string) (int, bool) {
 	for i, url := range typeURLs {

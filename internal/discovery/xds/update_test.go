@@ -34,6 +34,13 @@ func change(r *rand.Rand) source.Change {
 		name := pick(r, "g0", "g1")
 		return source.Change{Kind: "Gateway", Namespace: "a", Name: name, Object: &networking.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: name}, Spec: api.Gateway{
 			Selector: map[string]string{"app": "gateway"}, Servers: []*api.Server{{Port: &api.Port{Number: uint32(8080 + r.IntN(2)), Name: "http", Protocol: "HTTP"}, Hosts: []string{pick(r, "*", "new.test")}}}}}}
+	case 2:
+		mode := api.ServerTLSSettings_PASSTHROUGH
+		if r.IntN(2) == 0 {
+			mode = api.ServerTLSSettings_AUTO_PASSTHROUGH
+		}
+		return source.Change{Kind: "Gateway", Namespace: "a", Name: "through", Object: &networking.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "through"}, Spec: api.Gateway{
+			Selector: map[string]string{"app": "gateway"}, Servers: []*api.Server{{Port: &api.Port{Number: 15443, Name: "tls", Protocol: "TLS"}, Hosts: []string{"*"}, Tls: &api.ServerTLSSettings{Mode: mode}}}}}}
 	}
 	namespace, name := pick(r, "a", "b"), fmt.Sprintf("o%d", r.IntN(4))
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
@@ -58,6 +65,9 @@ func change(r *rand.Rand) source.Change {
 		sidecar.Egress = []*api.IstioEgressListener{{Hosts: []string{pick(r, "./*", "*/o1.test", "a/o0.a.svc.cluster.local", "~/*")}}}
 		if r.IntN(3) == 0 {
 			sidecar.Egress = append(sidecar.Egress, &api.IstioEgressListener{Port: &api.SidecarPort{Number: 80, Protocol: "HTTP"}, Bind: pick(r, "", "127.0.0.1"), Hosts: []string{"*/*"}})
+		}
+		if r.IntN(3) == 0 {
+			sidecar.Egress = append(sidecar.Egress, &api.IstioEgressListener{Port: &api.SidecarPort{Number: 3128, Protocol: "HTTP_PROXY"}, Bind: "127.0.0.1", Hosts: []string{pick(r, "*/*", "./*")}})
 		}
 		if r.IntN(3) == 0 {
 			sidecar.OutboundTrafficPolicy = &api.OutboundTrafficPolicy{Mode: api.OutboundTrafficPolicy_Mode(r.IntN(2))}
@@ -88,16 +98,22 @@ func change(r *rand.Rand) source.Change {
 			TrafficPolicy: &api.TrafficPolicy{LoadBalancer: &api.LoadBalancerSettings{LbPolicy: &api.LoadBalancerSettings_ConsistentHash{ConsistentHash: &api.LoadBalancerSettings_ConsistentHashLB{
 				HashKey: &api.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName{HttpHeaderName: pick(r, "x", "y")}}}}}}}
 	case "ServiceEntry":
-		c.Object = &networking.ServiceEntry{ObjectMeta: meta, Spec: api.ServiceEntry{Hosts: []string{name + ".test"}, Addresses: []string{pick(r, "10.0.0.1", "20.0.0.1")}, Resolution: api.ServiceEntry_STATIC,
-			Ports: []*api.ServicePort{{Number: 80, Name: "p", Protocol: pick(r, "HTTP", "TCP", "TLS")}}, Endpoints: []*api.WorkloadEntry{{Address: pick(r, "1.1.1.1", "1.1.1.2")}}}}
+		c.Object = &networking.ServiceEntry{ObjectMeta: meta, Spec: api.ServiceEntry{Hosts: []string{name + ".test"}, Addresses: []string{pick(r, "10.0.0.1", "20.0.0.1")}[r.IntN(2):], Resolution: api.ServiceEntry_STATIC,
+			Ports: []*api.ServicePort{{Number: 80, Name: "p", Protocol: pick(r, "HTTP", "TCP", "TLS")}}, Endpoints: []*api.WorkloadEntry{{Address: pick(r, "1.1.1.1", "1.1.1.2")}}},
+			Status: api.ServiceEntryStatus{Addresses: []*api.ServiceEntryAddress{{Host: name + ".test", Value: pick(r, "240.240.0.1", "240.240.0.2")}, {Host: name + ".test", Value: "2001:2::1"}}[:r.IntN(3)]}}
 	}
 	return c
+}
+
+// captured is the metadata of a proxy: in one namespace their agents answer DNS questions.
+func captured(namespace string) map[string]string {
+	return map[string]string{"DNS_CAPTURE": fmt.Sprint(namespace == "b")}
 }
 
 // held lists a view's resources with their versions.
 func held(o *envoy.Outbound) map[string]string {
 	out := map[string]string{}
-	for name, section := range map[string]*envoy.Section{"cds": o.Clusters(), "eds": o.Endpoints(), "lds": o.Listeners(), "rds": o.Tables(), "vhds": o.VirtualHosts()} {
+	for name, section := range map[string]*envoy.Section{"cds": o.Clusters(), "eds": o.Endpoints(), "lds": o.Listeners(), "rds": o.Tables(), "vhds": o.VirtualHosts(), "nds": o.Names()} {
 		section.Each(func(r *envoy.Resource) { out[name+" "+r.Name] = r.Version })
 	}
 	return out
@@ -113,7 +129,7 @@ func TestUpdateEqualsFromScratch(t *testing.T) {
 		memo := envoy.NewMemo()
 		var followers []*class
 		for _, namespace := range []string{"a", "b", "c"} {
-			followers = append(followers, newClass(state.World, scope.KeyOf(state.World, &mesh.Proxy{Namespace: namespace}), memo))
+			followers = append(followers, newClass(state.World, scope.KeyOf(state.World, &mesh.Proxy{Namespace: namespace, Metadata: captured(namespace)}), memo))
 		}
 		for step := range 40 {
 			next, dirty := resolve.Next(state, []source.Change{change(r), change(r)})
