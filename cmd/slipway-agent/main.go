@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/slipway-mesh/slipway/internal/sidecar/agent"
+	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
 	"github.com/slipway-mesh/slipway/internal/sidecar/redirect"
 	"github.com/slipway-mesh/slipway/internal/version"
 )
@@ -69,6 +71,8 @@ func runRedirect(args []string) error {
 	flags.StringVar(&o.ExcludeInbound, "d", "", "inbound ports not to capture")
 	flags.StringVar(&o.IncludeOutboundPorts, "q", "", "outbound ports to capture wherever they lead")
 	flags.StringVar(&o.ExcludeOutboundPorts, "o", "", "outbound ports not to capture")
+	dns := flags.Bool("redirect-dns", os.Getenv("ISTIO_META_DNS_CAPTURE") == "true", "lead DNS questions to the agent")
+	allDNS := flags.Bool("capture-all-dns", false, "whichever server they are for, and not only those of resolv.conf")
 	cleanup := flags.Bool("cleanup-only", false, "take the rules away")
 	flags.String("log_output_level", "", "accepted for compatibility")
 	if err := flags.Parse(args); err != nil {
@@ -81,11 +85,34 @@ func runRedirect(args []string) error {
 		return fmt.Errorf("-m %s: only REDIRECT is supported yet", *mode)
 	}
 	o.OutboundPort, o.InboundPort, o.ProxyUID, o.ProxyGID = uint16(*outbound), uint16(*inbound), uint32(*uid), uint32(*gid)
+	if *dns {
+		if err := captureDNS(&o, *allDNS); err != nil {
+			return err
+		}
+	}
 	plan, err := redirect.NewPlan(o)
 	if err != nil {
 		return err
 	}
 	return redirect.Apply(plan)
+}
+
+// captureDNS leads the questions for the servers that the pod has, or for all, to the agent.
+func captureDNS(o *redirect.Options, all bool) error {
+	o.DNSPort = 15053
+	if all {
+		return nil
+	}
+	var servers dns.Server
+	if err := servers.FromResolver("/etc/resolv.conf"); err != nil {
+		return err
+	}
+	for _, server := range servers.Upstreams {
+		if address, err := netip.ParseAddrPort(server); err == nil {
+			o.DNSServers = append(o.DNSServers, address.Addr())
+		}
+	}
+	return nil
 }
 
 // wait returns when the proxy is ready, or fails with the cause when it is not in time.

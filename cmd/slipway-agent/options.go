@@ -15,7 +15,7 @@ import (
 // environment lists the variables that `proxy` reads, beside ISTIO_META_* and ISTIO_METAJSON_*.
 var environment = []string{
 	"POD_NAME", "POD_NAMESPACE", "INSTANCE_IP", "HOST_IP", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "CA_ADDR", "PROXY_CONFIG", "SECRET_TTL",
-	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH", "ISTIO_KUBE_APP_PROBERS", "ISTIO_PROMETHEUS_ANNOTATIONS",
+	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH", "ISTIO_KUBE_APP_PROBERS", "DNS_PROXY_ADDR", "ISTIO_PROMETHEUS_ANNOTATIONS",
 }
 
 func readEnvironment() map[string]string {
@@ -37,7 +37,7 @@ func proxyOptions(args []string) (agent.Options, error) {
 	o := agent.Options{
 		Kind: "sidecar", ConfigDir: "/etc/istio/proxy", SDSSocket: "/var/run/secrets/workload-spiffe-uds/socket",
 		TokenFile: "/var/run/secrets/tokens/istio-token", RootFile: "/var/run/secrets/istio/root-cert.pem", PodInfo: "/etc/istio/pod",
-		Discovery: "istiod.istio-system.svc:15012", Envoy: "/usr/local/bin/envoy", StatusPort: 15020, TerminationDrain: 5 * time.Second, Environment: env,
+		Discovery: "istiod.istio-system.svc:15012", Envoy: "/usr/local/bin/envoy", StatusPort: 15020, DNSAddress: "localhost:15053", TerminationDrain: 5 * time.Second, Environment: env,
 	}
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		o.Kind, args = args[0], args[1:]
@@ -87,6 +87,9 @@ func fromEnvironment(o *agent.Options, env map[string]string) error {
 	}
 	if env["XDS_ROOT_CA"] != "" {
 		o.RootFile = env["XDS_ROOT_CA"]
+	}
+	if env["DNS_PROXY_ADDR"] != "" {
+		o.DNSAddress = env["DNS_PROXY_ADDR"]
 	}
 	if env["ENVOY_PATH"] != "" {
 		o.Envoy = env["ENVOY_PATH"]

@@ -230,6 +230,12 @@ func (m *mesh) register(t *testing.T, p *nettest.Pod, namespace, labels string) 
 // inject does for a pod what injection does: the capture rules, the certificate's token, the agent with Envoy.
 func (m *mesh) inject(t *testing.T, p *nettest.Pod, namespace, labels string, redirect ...string) {
 	t.Helper()
+	m.injectWith(t, p, namespace, labels, nil, redirect...)
+}
+
+// injectWith adds to the environment of the agent.
+func (m *mesh) injectWith(t *testing.T, p *nettest.Pod, namespace, labels string, more []string, redirect ...string) {
+	t.Helper()
 	m.register(t, p, namespace, strings.TrimSuffix(labels, "}")+", security.istio.io/tlsMode: istio}")
 	copyFile(t, filepath.Join(m.bin, "slipway-agent"), filepath.Join(p.Dir(), "slipway-agent"))
 	copyFile(t, envoytest.Binary(t), filepath.Join(p.Dir(), "envoy"))
@@ -247,7 +253,7 @@ func (m *mesh) inject(t *testing.T, p *nettest.Pod, namespace, labels string, re
 	environment := []string{
 		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ISTIO_META_NETWORK=home", "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
 	}
-	p.Start(t, proxyUser, environment, agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
+	p.Start(t, proxyUser, append(environment, more...), agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
 }
 
 // downward writes labels as the downward API's file has them.

@@ -223,3 +223,15 @@ func (p *Pod) Listen(t testing.TB, address string) net.Listener {
 	t.Cleanup(func() { _ = listener.Close() })
 	return listener
 }
+
+// ListenPacket listens for UDP inside the pod until the test ends.
+func (p *Pod) ListenPacket(t testing.TB, address string) net.PacketConn {
+	t.Helper()
+	var packets net.PacketConn
+	p.do(t, func() (err error) {
+		packets, err = net.ListenPacket("udp", address)
+		return err
+	})
+	t.Cleanup(func() { _ = packets.Close() })
+	return packets
+}

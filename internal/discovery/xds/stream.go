@@ -156,8 +156,8 @@ func (s *stream) handle(request *discovery.DeltaDiscoveryRequest) error {
 	t := s.types[i]
 	if t == nil {
 		t = &typeState{fresh: map[string]bool{}, doomed: map[string]bool{}}
-		t.wildcard = i == hostIndex || len(request.ResourceNamesSubscribe) == 0
 		t.byName = slices.Contains(request.ResourceNamesSubscribe, "*")
+		t.wildcard = i == hostIndex || t.byName || len(request.ResourceNamesSubscribe) == 0
 		s.types[i] = t
 		s.adopt(i, t, request.InitialResourceVersions)
 	}

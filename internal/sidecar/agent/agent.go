@@ -36,11 +36,16 @@ func Run(ctx context.Context, o Options) error {
 	defer stop()
 	group, serving := errgroup.WithContext(serving)
 	secrets := newSecrets(o)
+	names, err := newNames(o)
+	if err != nil {
+		return fmt.Errorf("DNS proxy: %w", err)
+	}
 	proxy := newEnvoy(o, config)
 	group.Go(func() error { return named("certificates", secrets.run(serving)) })
 	group.Go(func() error { return named("SDS", secrets.serve(serving)) })
-	group.Go(func() error { return named("xDS proxy", serveXDS(serving, o)) })
-	group.Go(func() error { return named("status", serveStatus(serving, o, secrets, proxy)) })
+	group.Go(func() error { return named("xDS proxy", serveXDS(serving, o, names)) })
+	group.Go(func() error { return named("status", serveStatus(serving, o, secrets, names, proxy)) })
+	group.Go(func() error { return named("DNS proxy", runNames(serving, names)) })
 	group.Go(func() error {
 		defer stop()
 		return named("Envoy", proxy.run(ctx, serving))

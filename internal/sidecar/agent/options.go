@@ -29,6 +29,7 @@ type Options struct {
 	LogLevel          string
 	ComponentLogLevel string
 	StatusPort        int
+	DNSAddress        string // of the DNS proxy
 	ID                identity.ID
 	CertLifetime      time.Duration
 	TerminationDrain  time.Duration

@@ -11,10 +11,12 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+
+	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
 )
 
 // serveStatus offers readiness, merged metrics and draining on the status port.
-func serveStatus(ctx context.Context, o Options, s *secrets, e *envoy) error {
+func serveStatus(ctx context.Context, o Options, s *secrets, names *dns.Server, e *envoy) error {
 	mux := http.NewServeMux()
 	var wasReady atomic.Bool
 	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, r *http.Request) {
@@ -25,7 +27,7 @@ func serveStatus(ctx context.Context, o Options, s *secrets, e *envoy) error {
 		if wasReady.Load() {
 			return
 		}
-		if reason := whyNotReady(r.Context(), s); reason != "" {
+		if reason := whyNotReady(r.Context(), s, names); reason != "" {
 			http.Error(w, reason, http.StatusServiceUnavailable)
 			return
 		}
@@ -37,6 +39,7 @@ func serveStatus(ctx context.Context, o Options, s *secrets, e *envoy) error {
 	application := o.probes().serve(o.Environment["INSTANCE_IP"])
 	mux.HandleFunc("GET /app-health/", application)
 	mux.HandleFunc("GET /app-lifecycle/", application)
+	mux.HandleFunc("GET /debug/ndsz", serveNames(names))
 	mux.HandleFunc("POST /drain", local(func(w http.ResponseWriter, r *http.Request) {
 		e.drain(r.Context())
 		fmt.Fprintln(w, "draining")
@@ -50,12 +53,15 @@ func serveStatus(ctx context.Context, o Options, s *secrets, e *envoy) error {
 	return nil
 }
 
-func whyNotReady(ctx context.Context, s *secrets) string {
+func whyNotReady(ctx context.Context, s *secrets, names *dns.Server) string {
 	if certificate, _, err := s.state(); certificate == nil {
 		if err != nil {
 			return "no certificate yet: " + err.Error()
 		}
 		return "no certificate yet"
+	}
+	if names != nil && names.Waiting() {
+		return "the control plane has told no names yet"
 	}
 	return notReady(ctx)
 }

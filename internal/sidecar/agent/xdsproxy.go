@@ -9,21 +9,24 @@ import (
 	"math"
 	"net"
 	"os"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+
+	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
 )
 
-// serveXDS carries each of Envoy's streams to the control plane over a connection of its own, byte for byte: the agent
-// reads nothing of it. When either side ends, so does the other, and Envoy starts anew.
-func serveXDS(ctx context.Context, o Options) error {
+// serveXDS carries each of Envoy's streams to the control plane over a connection of its own, byte for byte: the agent reads nothing
+// of it but the names that it asks for itself. When either side ends, so does the other, and Envoy starts anew.
+func serveXDS(ctx context.Context, o Options, names *dns.Server) error {
 	listener, err := listenUnix(o.xdsSocket())
 	if err != nil {
 		return err
 	}
 	server := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.MaxRecvMsgSize(math.MaxInt32),
-		grpc.UnknownServiceHandler(func(_ any, downstream grpc.ServerStream) error { return carry(o, downstream) }))
+		grpc.UnknownServiceHandler(func(_ any, downstream grpc.ServerStream) error { return carry(o, names, downstream) }))
 	return serveUntil(ctx, server, listener)
 }
 
@@ -43,7 +46,7 @@ func listenUnix(path string) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
-func carry(o Options, downstream grpc.ServerStream) error {
+func carry(o Options, names *dns.Server, downstream grpc.ServerStream) error {
 	method, ok := grpc.MethodFromServerStream(downstream)
 	if !ok {
 		return errors.New("the stream has no method")
@@ -60,9 +63,13 @@ func carry(o Options, downstream grpc.ServerStream) error {
 		slog.Warn("xDS: cannot connect", "address", o.Discovery, "error", err)
 		return err
 	}
+	tapped := &nameStream{upstream: upstream}
+	if names != nil && strings.HasSuffix(method, "/DeltaAggregatedResources") {
+		tapped.table = names.Table
+	}
 	ended := make(chan error, 2)
-	go func() { ended <- pump(downstream, upstream) }()
-	go func() { ended <- pump(upstream, downstream) }()
+	go func() { ended <- pump(downstream, tapped) }()
+	go func() { ended <- pump(tapped, downstream) }()
 	if err := <-ended; err != nil && !errors.Is(err, io.EOF) {
 		slog.Warn("xDS: stream ended", "error", err)
 		return err

@@ -26,6 +26,15 @@ func Apply(plan Plan) error {
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
 	output := connection.AddChain(&nftables.Chain{Table: table, Name: "output", Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
+	if len(plan.RawOutbound) > 0 {
+		raw := map[string]*nftables.ChainHook{"raw-prerouting": nftables.ChainHookPrerouting, "raw-output": nftables.ChainHookOutput}
+		for name, rules := range map[string][]Rule{"raw-prerouting": plan.RawInbound, "raw-output": plan.RawOutbound} {
+			chain := connection.AddChain(&nftables.Chain{Table: table, Name: name, Type: nftables.ChainTypeFilter, Hooknum: raw[name], Priority: nftables.ChainPriorityRaw})
+			for _, rule := range rules {
+				connection.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: expressions(plan, rule)})
+			}
+		}
+	}
 	for _, rule := range plan.Inbound {
 		connection.AddRule(&nftables.Rule{Table: table, Chain: prerouting, Exprs: expressions(plan, rule)})
 	}
@@ -48,9 +57,13 @@ func Cleanup() error {
 	return connection.Flush()
 }
 
-// expressions translates a rule: TCP first, then each condition, then the verdict.
+// expressions translates a rule: the protocol first, then each condition, then the verdict.
 func expressions(plan Plan, r Rule) []expr.Any {
-	out := []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, compare(expr.CmpOpEq, []byte{unix.IPPROTO_TCP})}
+	protocol := byte(unix.IPPROTO_TCP)
+	if r.UDP {
+		protocol = unix.IPPROTO_UDP
+	}
+	out := []expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1}, compare(expr.CmpOpEq, []byte{protocol})}
 	if r.Loopback {
 		out = append(out, &expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, compare(expr.CmpOpEq, []byte("lo\x00")))
 	}
@@ -68,10 +81,13 @@ func expressions(plan Plan, r Rule) []expr.Any {
 	out = append(out, addressMatch(r.Destination, false, expr.CmpOpEq)...)
 	out = append(out, addressMatch(r.NotDestination, false, expr.CmpOpNeq)...)
 	if r.Port != 0 {
-		out = append(out, portMatch(expr.CmpOpEq, r.Port)...)
+		out = append(out, portMatch(destinationPort, expr.CmpOpEq, r.Port)...)
 	}
-	if r.NotPort != 0 {
-		out = append(out, portMatch(expr.CmpOpNeq, r.NotPort)...)
+	for _, port := range r.NotPorts {
+		out = append(out, portMatch(destinationPort, expr.CmpOpNeq, port)...)
+	}
+	if r.SourcePort != 0 {
+		out = append(out, portMatch(sourcePort, expr.CmpOpEq, r.SourcePort)...)
 	}
 	out = append(out, &expr.Counter{})
 	switch r.Verdict {
@@ -79,6 +95,10 @@ func expressions(plan Plan, r Rule) []expr.Any {
 		return append(out, redirectTo(plan.OutboundPort)...)
 	case ToInbound:
 		return append(out, redirectTo(plan.InboundPort)...)
+	case ToDNS:
+		return append(out, redirectTo(plan.DNSPort)...)
+	case ToZone:
+		return append(out, &expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint16(r.Zone)}, &expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true})
 	}
 	return append(out, &expr.Verdict{Kind: expr.VerdictReturn})
 }
@@ -87,9 +107,12 @@ func compare(op expr.CmpOp, data []byte) expr.Any {
 	return &expr.Cmp{Op: op, Register: 1, Data: data}
 }
 
-func portMatch(op expr.CmpOp, port uint16) []expr.Any {
+// The places of the ports in a TCP or UDP header.
+const sourcePort, destinationPort = 0, 2
+
+func portMatch(place uint32, op expr.CmpOp, port uint16) []expr.Any {
 	return []expr.Any{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: place, Len: 2},
 		compare(op, binaryutil.BigEndian.PutUint16(port)),
 	}
 }

@@ -19,6 +19,9 @@ type Options struct {
 	ExcludeOutboundRanges     string
 	IncludeOutboundPorts      string
 	ExcludeOutboundPorts      string
+	// DNSPort is that of the agent's DNS proxy; 0 leaves DNS alone. DNSServers are those whose questions are captured; none means all.
+	DNSPort    uint16
+	DNSServers []netip.Addr
 }
 
 // Verdict is what a rule does with what it matches.
@@ -29,6 +32,8 @@ const (
 	Return Verdict = iota
 	ToOutbound
 	ToInbound
+	ToDNS
+	ToZone // of conntrack
 )
 
 // Rule matches a new connection; fields that are zero are not looked at.
@@ -41,14 +46,19 @@ type Rule struct {
 	Destination    netip.Prefix
 	NotDestination netip.Prefix
 	Port           uint16
-	NotPort        uint16
+	NotPorts       []uint16
+	SourcePort     uint16
+	UDP            bool // otherwise TCP
 	Verdict        Verdict
+	Zone           uint16
 }
 
-// Plan is the rules for what comes in and for what goes out, in order; the first that matches decides.
+// Plan is the rules for what comes in and for what goes out, in order; the first that matches decides. Of the raw ones, which put DNS into
+// zones of conntrack, all that match count.
 type Plan struct {
-	Inbound, Outbound         []Rule
-	OutboundPort, InboundPort uint16
+	Inbound, Outbound                  []Rule
+	RawInbound, RawOutbound            []Rule
+	OutboundPort, InboundPort, DNSPort uint16
 }
 
 const hbonePort = 15008
@@ -61,7 +71,10 @@ var (
 
 // NewPlan computes the rules. Both address families are always captured: what one lets by would bypass the mesh.
 func NewPlan(o Options) (Plan, error) {
-	plan := Plan{OutboundPort: o.OutboundPort, InboundPort: o.InboundPort}
+	plan := Plan{OutboundPort: o.OutboundPort, InboundPort: o.InboundPort, DNSPort: o.DNSPort}
+	if o.DNSPort != 0 {
+		plan.RawInbound, plan.RawOutbound = zones(o)
+	}
 	var err error
 	if plan.Inbound, err = inbound(o); err != nil {
 		return Plan{}, err
@@ -106,8 +119,9 @@ func outbound(o Options) ([]Rule, error) {
 		rules = append(rules, Rule{Loopback: true, Source: source, Verdict: Return})
 	}
 	for _, owner := range []Rule{{UID: &o.ProxyUID}, {GID: &o.ProxyGID}} {
-		rules = append(rules, ownRules(owner)...)
+		rules = append(rules, ownRules(owner, o.DNSPort != 0)...)
 	}
+	rules = append(rules, dnsRules(o)...)
 	for _, local := range localhost {
 		rules = append(rules, Rule{Destination: local, Verdict: Return})
 	}
@@ -117,16 +131,68 @@ func outbound(o Options) ([]Rule, error) {
 
 // ownRules: what the proxy sends to its own pod, but not to localhost, goes in by the inbound listener; what the
 // application sends to its own pod, and all else that the proxy sends, passes.
-func ownRules(owner Rule) []Rule {
+func ownRules(owner Rule, dns bool) []Rule {
 	var rules []Rule
 	for _, local := range localhost {
 		own := owner
-		own.Loopback, own.NotDestination, own.NotPort, own.Verdict = true, local, hbonePort, ToInbound
+		own.Loopback, own.NotDestination, own.NotPorts, own.Verdict = true, local, []uint16{hbonePort}, ToInbound
+		if dns { // a resolver may be in the pod
+			own.NotPorts = append(own.NotPorts, dnsPort)
+		}
 		rules = append(rules, own)
 	}
 	other, pass := owner, owner
 	other.Loopback, other.Not = true, true
+	if dns {
+		other.NotPorts = []uint16{dnsPort}
+	}
 	return append(rules, other, pass)
+}
+
+const dnsPort = 53
+
+// dnsRules lead questions to the agent's DNS proxy, which asks others itself.
+func dnsRules(o Options) []Rule {
+	if o.DNSPort == 0 {
+		return nil
+	}
+	rules := []Rule{{UDP: true, UID: &o.ProxyUID, Verdict: Return}, {UDP: true, GID: &o.ProxyGID, Verdict: Return}}
+	for _, udp := range []bool{false, true} {
+		for _, server := range dnsServers(o) {
+			rules = append(rules, Rule{UDP: udp, Port: dnsPort, Destination: server, Verdict: ToDNS})
+		}
+	}
+	return rules
+}
+
+// dnsServers are the addresses whose questions are captured; the zero prefix is all.
+func dnsServers(o Options) []netip.Prefix {
+	var out []netip.Prefix
+	for _, server := range o.DNSServers {
+		out = append(out, netip.PrefixFrom(server, server.BitLen()))
+	}
+	if len(out) == 0 {
+		return []netip.Prefix{{}}
+	}
+	return out
+}
+
+// zones keep what the DNS proxy asks apart from what it is asked: both are the same addresses and, over UDP, may be the same ports, and
+// conntrack would take the one for the other. https://github.com/istio/istio/issues/33469
+func zones(o Options) (inbound, outbound []Rule) {
+	const proxy, application = 1, 2
+	for _, owner := range []Rule{{UID: &o.ProxyUID}, {GID: &o.ProxyGID}} {
+		asks, answers := owner, owner
+		asks.UDP, asks.Port, asks.Verdict, asks.Zone = true, dnsPort, ToZone, proxy
+		answers.UDP, answers.SourcePort, answers.Verdict, answers.Zone = true, o.DNSPort, ToZone, application
+		outbound = append(outbound, asks, answers)
+	}
+	for _, server := range dnsServers(o) {
+		other := Rule{UDP: true, Port: dnsPort, UID: &o.ProxyUID, Not: true, Destination: server, Verdict: ToZone, Zone: application}
+		outbound = append(outbound, other)
+		inbound = append(inbound, Rule{UDP: true, SourcePort: dnsPort, Source: server, Verdict: ToZone, Zone: proxy})
+	}
+	return inbound, outbound
 }
 
 func outboundRanges(o Options) ([]Rule, error) {

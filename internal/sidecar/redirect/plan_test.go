@@ -2,12 +2,14 @@ package redirect
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 )
 
 // packet is a new TCP connection.
 type packet struct {
 	loopback bool
+	udp      bool
 	uid, gid uint32
 	from, to string
 	port     uint16
@@ -33,7 +35,8 @@ func matches(r Rule, p packet) bool {
 		r.Destination.IsValid() && !r.Destination.Contains(to),
 		r.NotDestination.IsValid() && (r.NotDestination.Contains(to) || r.NotDestination.Addr().Is4() != to.Is4()),
 		r.Port != 0 && r.Port != p.port,
-		r.NotPort != 0 && r.NotPort == p.port:
+		slices.Contains(r.NotPorts, p.port),
+		r.UDP != p.udp:
 		return false
 	}
 	return true
@@ -45,6 +48,8 @@ func TestPlan(t *testing.T) {
 	with := func(change func(*Options)) Options { o := all; change(&o); return o }
 	app, proxy := packet{uid: 1000, gid: 1000, from: pod}, packet{uid: 1337, gid: 1337, from: pod}
 	to := func(p packet, ip string, port uint16) packet { p.to, p.port = ip, port; return p }
+	udp := func(p packet) packet { p.udp = true; return p }
+	dns := with(func(o *Options) { o.DNSPort, o.DNSServers = 15053, []netip.Addr{netip.MustParseAddr(remote)} })
 	lo := func(p packet) packet { p.loopback = true; return p }
 	for _, c := range []struct {
 		name    string
@@ -67,6 +72,17 @@ func TestPlan(t *testing.T) {
 		{"excluded range", with(func(o *Options) { o.ExcludeOutboundRanges = "10.2.0.0/16" }), false, to(app, remote, 80), Return},
 		{"only included range", with(func(o *Options) { o.IncludeOutboundRanges = "10.3.0.0/16" }), false, to(app, remote, 80), Return},
 		{"included port outside the ranges", with(func(o *Options) { o.IncludeOutboundRanges, o.IncludeOutboundPorts = "10.3.0.0/16", "80" }), false, to(app, remote, 80), ToOutbound},
+		{"DNS left alone", all, false, udp(to(app, remote, 53)), Return},
+		{"DNS of the application", dns, false, udp(to(app, remote, 53)), ToDNS},
+		{"DNS of the application over TCP", dns, false, to(app, remote, 53), ToDNS},
+		{"DNS of the application to a server in the pod", with(func(o *Options) { o.DNSPort, o.DNSServers = 15053, []netip.Addr{netip.MustParseAddr("127.0.0.53")} }), false, udp(lo(to(app, "127.0.0.53", 53))), ToDNS},
+		{"the same over TCP", with(func(o *Options) { o.DNSPort, o.DNSServers = 15053, []netip.Addr{netip.MustParseAddr("127.0.0.53")} }), false, lo(to(app, "127.0.0.53", 53)), ToDNS},
+		{"DNS of the proxy", dns, false, udp(to(proxy, remote, 53)), Return},
+		{"DNS of the proxy over TCP", dns, false, to(proxy, remote, 53), Return},
+		{"DNS of another server", dns, false, udp(to(app, "10.2.0.10", 53)), Return},
+		{"DNS of another server over TCP is a connection like others", dns, false, to(app, "10.2.0.10", 53), ToOutbound},
+		{"all DNS", with(func(o *Options) { o.DNSPort = 15053 }), false, udp(to(app, "10.2.0.10", 53)), ToDNS},
+		{"other UDP", dns, false, udp(to(app, remote, 443)), Return},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			plan, err := NewPlan(c.options)
