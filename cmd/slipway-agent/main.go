@@ -71,7 +71,7 @@ func runRedirect(args []string) error {
 	flags.StringVar(&o.ExcludeInbound, "d", "", "inbound ports not to capture")
 	flags.StringVar(&o.IncludeOutboundPorts, "q", "", "outbound ports to capture wherever they lead")
 	flags.StringVar(&o.ExcludeOutboundPorts, "o", "", "outbound ports not to capture")
-	dns := flags.Bool("redirect-dns", os.Getenv("ISTIO_META_DNS_CAPTURE") == "true", "lead DNS questions to the agent")
+	dns := flags.Bool("redirect-dns", dnsCaptured(), "lead DNS questions to the agent")
 	allDNS := flags.Bool("capture-all-dns", false, "whichever server they are for, and not only those of resolv.conf")
 	cleanup := flags.Bool("cleanup-only", false, "take the rules away")
 	flags.String("log_output_level", "", "accepted for compatibility")

@@ -114,3 +114,6 @@ func fromEnvironment(o *agent.Options, env map[string]string) error {
 	}
 	return nil
 }
+
+// dnsCaptured says what the pod's environment asks of redirect.
+func dnsCaptured() bool { return os.Getenv("ISTIO_META_DNS_CAPTURE") == "true" }

@@ -41,6 +41,8 @@ type mesh struct {
 	base     string // objects that stand before and after each case
 	backends map[string]*backend
 	pods     *pods // nil where the test has gateways only
+	// restart kills slipwayd, and starts it again at the same addresses.
+	restart func()
 }
 
 // backend is an application of one version. It says who it is and what it got.
@@ -182,7 +184,15 @@ func startControlPlane(t *testing.T) *mesh {
 	monitoring := at()
 	m.metrics = "http://" + monitoring + "/metrics"
 	debug := at()
-	kubetest.Process(t, m.bin, "slipwayd", filepath.Join(m.bin, "slipwayd"), "--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", m.plain, "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", monitoring, "--httpsAddr", at())
+	hooks := at()
+	run := func() (kill func()) {
+		return kubetest.Process(t, m.bin, "slipwayd", filepath.Join(m.bin, "slipwayd"), "--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", m.plain, "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", monitoring, "--httpsAddr", hooks)
+	}
+	kill := run()
+	m.restart = func() {
+		kill()
+		kill = run()
+	}
 	m.debug = "http://" + debug
 	kubetest.Eventually(t, 30*time.Second, func() error { return ok(m.debug + "/ready") })
 	return m

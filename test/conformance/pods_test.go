@@ -237,10 +237,20 @@ func (m *mesh) inject(t *testing.T, p *nettest.Pod, namespace, labels string, re
 func (m *mesh) injectWith(t *testing.T, p *nettest.Pod, namespace, labels string, more []string, redirect ...string) {
 	t.Helper()
 	m.register(t, p, namespace, strings.TrimSuffix(labels, "}")+", security.istio.io/tlsMode: istio}")
-	copyFile(t, filepath.Join(m.bin, "slipway-agent"), filepath.Join(p.Dir(), "slipway-agent"))
-	copyFile(t, envoytest.Binary(t), filepath.Join(p.Dir(), "envoy"))
-	agent := filepath.Join(p.Dir(), "slipway-agent")
+	agent := m.equip(t, p, namespace, labels)
 	p.Run(t, strings.Join(append([]string{agent, "redirect", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "15090,15021,15020"}, redirect...), " "))
+	environment := []string{
+		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ISTIO_META_NETWORK=home", "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
+	}
+	p.Start(t, proxyUser, append(environment, more...), agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
+}
+
+// equip gives a pod what an agent needs: the programs, a token, the mesh's root, and a way to the control plane.
+func (m *mesh) equip(t *testing.T, p *nettest.Pod, namespace, labels string) (agent string) {
+	t.Helper()
+	agent = filepath.Join(p.Dir(), "slipway-agent")
+	copyFile(t, filepath.Join(m.bin, "slipway-agent"), agent)
+	copyFile(t, envoytest.Binary(t), filepath.Join(p.Dir(), "envoy"))
 	token, root := m.credentials(t, namespace, p.Name)
 	p.Write(t, "/etc/hosts", "127.0.0.1 localhost istiod.istio-system.svc\n")
 	p.Write(t, "/run/secrets/tokens/istio-token", token)
@@ -250,10 +260,7 @@ func (m *mesh) injectWith(t *testing.T, p *nettest.Pod, namespace, labels string
 	p.Mkdir(t, "/etc/istio/proxy")
 	p.Mkdir(t, "/run/secrets/workload-spiffe-uds")
 	forward(p.Listen(t, "127.0.0.1:15012"), m.secure)
-	environment := []string{
-		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ISTIO_META_NETWORK=home", "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
-	}
-	p.Start(t, proxyUser, append(environment, more...), agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
+	return agent
 }
 
 // downward writes labels as the downward API's file has them.

@@ -122,7 +122,7 @@ func FreePort(t testing.TB) int {
 }
 
 // Process starts a program whose log goes to dir/NAME.log, and ends it with the test.
-func Process(t testing.TB, dir, name, path string, args ...string) {
+func Process(t testing.TB, dir, name, path string, args ...string) (kill func()) {
 	t.Helper()
 	log, err := os.Create(filepath.Join(dir, name+".log"))
 	if err != nil {
@@ -134,15 +134,19 @@ func Process(t testing.TB, dir, name, path string, args ...string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatalf("start %s: %v", name, err)
 	}
-	t.Cleanup(func() {
+	kill = func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
+	}
+	t.Cleanup(func() {
+		kill()
 		_ = log.Close()
 		if t.Failed() {
 			text, _ := os.ReadFile(log.Name())
 			t.Logf("end of %s's log:\n%s", name, text[max(0, len(text)-3000):])
 		}
 	})
+	return kill
 }
 
 func writeKeys(t testing.TB, dir string) {

@@ -21,7 +21,8 @@ type tableHost struct {
 // webTable is where hosts that are in no registry are served: what a client sends to port 80 can be for any host.
 const webTable = "80"
 
-// tablesOf lists where a host stands: once for each of its ports that speaks HTTP.
+// tablesOf lists where a host stands: once for each of its ports that speaks HTTP. One whose protocol is found out stands in its own table,
+// and in that of its port as well: connections that were open when the port changed, and callers that go by another address, are there.
 func tablesOf(o *mesh.Outbound) []tableHost {
 	var out []tableHost
 	if o.Service == nil {
@@ -43,7 +44,7 @@ func tablesOf(o *mesh.Outbound) []tableHost {
 		case port.Protocol.IsHTTP():
 			out = append(out, tableHost{itoa(port.Number), port, o.Domains})
 		case port.Protocol == mesh.Auto && len(o.Service.Addresses) > 0:
-			out = append(out, tableHost{sniffedTable(o.Host, port.Number), port, []string{"*"}})
+			out = append(out, tableHost{sniffedTable(o.Host, port.Number), port, []string{"*"}}, tableHost{itoa(port.Number), port, o.Domains})
 		}
 	}
 	return out

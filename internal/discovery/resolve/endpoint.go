@@ -123,20 +123,14 @@ func (s *step) refreshEndpoints() {
 func (s *step) endpointsOf(service *mesh.Service) *mesh.Endpoints {
 	out := &mesh.Endpoints{Host: service.Host, ByPort: map[uint32][]mesh.Endpoint{}}
 	object, _ := s.services.Get(world.Key(service.Namespace, service.Name))
-	numbers := map[string]uint32{}
-	for _, port := range object.Spec.Ports {
-		numbers[port.Name] = uint32(port.Port)
-	}
-	for _, slice := range world.Below(s.slices, service.Namespace, service.Name) {
+	slices := world.Below(s.slices, service.Namespace, service.Name)
+	numbers := portNumbers(object.Spec.Ports, slices)
+	for _, slice := range slices {
 		for _, port := range slice.Ports {
 			if port.Port == nil {
 				continue
 			}
-			name := ""
-			if port.Name != nil {
-				name = *port.Name
-			}
-			number, ok := numbers[name]
+			number, ok := numbers(port)
 			if !ok {
 				continue
 			}
@@ -159,6 +153,40 @@ func (s *step) endpointsOf(service *mesh.Service) *mesh.Endpoints {
 		})
 	}
 	return out
+}
+
+// portNumbers says which port of a Service a slice's port is behind: the one of its name. When a Service's port is renamed its slices follow
+// a moment later, and until then a port of the old name is known by where it leads, so that the Service does not lose its endpoints.
+func portNumbers(ports []corev1.ServicePort, slices []*discoveryv1.EndpointSlice) func(discoveryv1.EndpointPort) (uint32, bool) {
+	byName, followed := map[string]uint32{}, map[string]bool{}
+	for _, port := range ports {
+		byName[port.Name] = uint32(port.Port)
+	}
+	for _, slice := range slices {
+		for _, port := range slice.Ports {
+			followed[nameOf(port)] = true
+		}
+	}
+	behind := map[int32]uint32{} // the ports that no slice has followed, by the workloads' port
+	for _, port := range ports {
+		if !followed[port.Name] && port.TargetPort.IntVal != 0 {
+			behind[port.TargetPort.IntVal] = uint32(port.Port)
+		}
+	}
+	return func(port discoveryv1.EndpointPort) (uint32, bool) {
+		if number, ok := byName[nameOf(port)]; ok {
+			return number, true
+		}
+		number, ok := behind[*port.Port]
+		return number, ok
+	}
+}
+
+func nameOf(port discoveryv1.EndpointPort) string {
+	if port.Name == nil {
+		return ""
+	}
+	return *port.Name
 }
 
 // convertEndpoint gives one endpoint an address; one that is not ready is left out, as kube-proxy leaves it.
