@@ -41,6 +41,9 @@ test-long: ## fuzzing
 	go test -run '^$$' -fuzz FuzzSetPath -fuzztime 60s ./internal/install/manifest
 	go test -run '^$$' -fuzz FuzzParseSet -fuzztime 60s ./internal/install/manifest
 	go test -run '^$$' -fuzz FuzzPatch -fuzztime 60s ./internal/discovery/envoy/patch
+	go test -run '^$$' -fuzz FuzzUnmarshal -fuzztime 30s ./internal/nametable
+	go test -run '^$$' -fuzz FuzzObjects -fuzztime 60s ./test/golden
+	go test -run TestRandomObjects -count=1 -timeout 30m ./test/golden -seeds 40000
 
 .PHONY: bench
 bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid, PROFILES=DIR for heap profiles

@@ -31,6 +31,7 @@ import (
 	"github.com/slipway-mesh/slipway/internal/discovery/xds"
 	"github.com/slipway-mesh/slipway/internal/sidecar/bootstrap"
 	"github.com/slipway-mesh/slipway/test/envoytest"
+	"github.com/slipway-mesh/slipway/test/xdscheck"
 )
 
 var update = flag.Bool("update", false, "write what is made into the cases")
@@ -80,6 +81,9 @@ func golden(t *testing.T, file string) {
 		}
 	} else if diff := cmp.Diff(string(txtar.Format(archive)), string(txtar.Format(got))); diff != "" {
 		t.Errorf("not what the case says (-case +made); if it is right, run go test ./test/golden -update:\n%s", diff)
+	}
+	for _, err := range xdscheck.Check(resources) {
+		t.Error(err)
 	}
 	envoytest.Validate(t, configuration(t, resources))
 }

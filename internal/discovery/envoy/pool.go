@@ -2,12 +2,14 @@ package envoy
 
 import (
 	"math"
+	"time"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	upstream "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -71,6 +73,9 @@ func keepalive(keep *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive)
 
 const httpOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 
+// pingTimeout is how long an answer to a ping is waited for where no rule says; Envoy needs a time.
+const pingTimeout = 10 * time.Second
+
 // protocol says how requests are spoken upstream: as the port says, or as they came where it does not, and with what limits.
 func protocol(c *cluster.Cluster, config *mesh.Config, port mesh.Port, policy *networking.TrafficPolicy) {
 	settings := policy.GetConnectionPool().GetHttp()
@@ -79,7 +84,7 @@ func protocol(c *cluster.Cluster, config *mesh.Config, port mesh.Port, policy *n
 		http2.MaxConcurrentStreams = u32(uint32(n))
 	}
 	if keep := settings.GetHttp2KeepAlive(); keep != nil {
-		http2.ConnectionKeepalive = &core.KeepaliveSettings{Interval: keep.Interval, Timeout: keep.Timeout}
+		http2.ConnectionKeepalive = &core.KeepaliveSettings{Interval: keep.Interval, Timeout: either(keep.Timeout, durationpb.New(pingTimeout))}
 	}
 	options := &upstream.HttpProtocolOptions{CommonHttpProtocolOptions: commonOptions(policy), UpstreamHttpProtocolOptions: serverName(policy.GetTls()), OutlierDetection: failures(policy.GetOutlierDetection())}
 	switch {

@@ -26,6 +26,10 @@ func (s *step) destinationRule(namespace, name string, object *networking.Destin
 		r.refuse("spec.host", "is required")
 		return
 	}
+	if !isHost(spec.Host) {
+		r.refuse("spec.host", "%q is no host", spec.Host)
+		return
+	}
 	converted := &mesh.DestinationRule{
 		Owner: mesh.Owner{Kind: r.kind, Namespace: namespace, Name: name}, Host: naming{s.options.Domain, namespace}.full(spec.Host),
 		ExportTo: spec.ExportTo, Created: object.CreationTimestamp.Unix(), Policy: spec.TrafficPolicy, Selector: spec.GetWorkloadSelector().GetMatchLabels(),
@@ -43,6 +47,7 @@ func (s *step) destinationRule(namespace, name string, object *networking.Destin
 			converted.Subsets = append(converted.Subsets, mesh.Subset{Name: subset.Name, Labels: subset.Labels, Policy: subset.TrafficPolicy})
 		}
 	}
+	soundRule(converted, r)
 	for _, policy := range converted.Policies() {
 		checkPolicy(policy, r)
 	}

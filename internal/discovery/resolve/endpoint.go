@@ -141,7 +141,9 @@ func (s *step) endpointsOf(service *mesh.Service) *mesh.Endpoints {
 	}
 	for _, workload := range s.workloadsOf(service.Namespace, service.Selector) {
 		for _, port := range service.Ports {
-			out.ByPort[port.Number] = append(out.ByPort[port.Number], s.entryEndpoint(workload.Namespace, false, &workload.Spec, &api.ServicePort{Name: port.Name, Number: port.Number, TargetPort: port.TargetPort}))
+			if made := s.entryEndpoint(workload.Namespace, false, &workload.Spec, &api.ServicePort{Name: port.Name, Number: port.Number, TargetPort: port.TargetPort}); reachable(made) {
+				out.ByPort[port.Number] = append(out.ByPort[port.Number], made)
+			}
 		}
 	}
 	for _, list := range out.ByPort {

@@ -47,7 +47,11 @@ func convertGateway(domain string, object *networking.Gateway, r *report) *mesh.
 			r.refuse(field+".hosts", "is required")
 		}
 		server := mesh.Server{Port: from.Port.Number, PortName: from.Port.Name, Protocol: protocol, Bind: from.Bind, TLS: from.Tls, Name: from.Name}
-		for _, host := range from.Hosts {
+		for k, host := range from.Hosts {
+			if _, name, ok := strings.Cut("/"+host, "/"); !ok || !isHost(name[strings.LastIndex(name, "/")+1:]) {
+				r.refuse(fmt.Sprintf("%s.hosts[%d]", field, k), "%q is no host", host)
+				continue
+			}
 			server.Hosts = append(server.Hosts, serverHost(names, host))
 		}
 		if (protocol == mesh.HTTPS || protocol == mesh.TLS) && from.Tls == nil {

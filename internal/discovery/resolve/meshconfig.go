@@ -40,6 +40,12 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 			return
 		}
 		readConfig(config, &api)
+		if config.Traffic != nil {
+			config.Traffic = sound(config.Traffic, "data.mesh.defaultTrafficPolicy", r)
+		}
+		if config.Keepalive != nil {
+			config.Keepalive = sound(config.Keepalive, "data.mesh.tcpKeepalive", r)
+		}
 	}
 	if reflect.DeepEqual(config, s.World.Config) {
 		return

@@ -32,7 +32,11 @@ func (s *step) serviceEntry(namespace, name string, object *networking.ServiceEn
 		if len(object.Spec.Ports) == 0 {
 			r.warn("spec.ports", ReasonMissing, "there are no ports, so nothing is reached by this entry")
 		}
-		for _, host := range object.Spec.Hosts {
+		for i, host := range object.Spec.Hosts {
+			if !isEntryHost(host) {
+				r.refuse(fmt.Sprintf("spec.hosts[%d]", i), "%q is no host; addresses stand in spec.addresses", host)
+				continue
+			}
 			hosts[host] = true
 			convertEntry(host, object, r)
 			s.entryEndpoints(host, object, r)
@@ -46,6 +50,16 @@ func (s *step) serviceEntry(namespace, name string, object *networking.ServiceEn
 	s.keepProblems(r)
 }
 
+// isEntryHost says whether a text can be the host of a ServiceEntry: neither an address nor every host that there is.
+func isEntryHost(host string) bool {
+	return host != "*" && hostPattern.MatchString(host) && !isAddress(host)
+}
+
+func isAddress(text string) bool {
+	_, err := netip.ParseAddr(text)
+	return err == nil
+}
+
 // claimHost gives a host of a namespace to the oldest entry there that names it, or to none, and returns that entry's name.
 // A Kubernetes Service of this name stands before all.
 func (s *step) claimHost(host, namespace string) string {
@@ -55,7 +69,7 @@ func (s *step) claimHost(host, namespace string) string {
 	}
 	var owner *networking.ServiceEntry
 	for _, entry := range world.Below(s.entries, namespace) {
-		if slices.Contains(entry.Spec.Hosts, host) && (owner == nil || entry.CreationTimestamp.Before(&owner.CreationTimestamp)) {
+		if slices.Contains(entry.Spec.Hosts, host) && isEntryHost(host) && (owner == nil || entry.CreationTimestamp.Before(&owner.CreationTimestamp)) {
 			owner = entry
 		}
 	}
@@ -112,7 +126,11 @@ func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh
 		if !ok && port.Protocol != "" {
 			r.refuse(fmt.Sprintf("spec.ports[%d].protocol", i), "%q is not a protocol; use one of HTTP, HTTPS, HTTP2, GRPC, TCP, TLS", port.Protocol)
 		}
-		if protocol == mesh.UDP {
+		if !isPort(port.Number) || port.TargetPort > 65535 {
+			r.refuse(fmt.Sprintf("spec.ports[%d]", i), "number and targetPort must be between 1 and 65535")
+			continue
+		}
+		if protocol == mesh.UDP || slices.ContainsFunc(out.Ports, func(p mesh.Port) bool { return p.Number == port.Number }) {
 			continue
 		}
 		out.Ports = append(out.Ports, mesh.Port{Number: port.Number, Name: port.Name, Protocol: protocol, TargetPort: port.TargetPort})
@@ -130,8 +148,12 @@ func (s *step) entryEndpoints(host string, object *networking.ServiceEntry, r *r
 		s.selectEndpoints(object, out)
 		return out
 	}
+	ports := slices.DeleteFunc(slices.Clone(spec.Ports), func(p *api.ServicePort) bool { return !isPort(p.Number) || p.TargetPort > 65535 })
 	if len(spec.Endpoints) == 0 && spec.Resolution != api.ServiceEntry_STATIC && spec.Resolution != api.ServiceEntry_NONE {
-		for _, port := range spec.Ports { // the host itself is what DNS resolves
+		if strings.HasPrefix(host, "*") {
+			return out // there is no such name
+		}
+		for _, port := range ports { // the host itself is what DNS resolves
 			target := port.TargetPort
 			if target == 0 {
 				target = port.Number
@@ -141,12 +163,21 @@ func (s *step) entryEndpoints(host string, object *networking.ServiceEntry, r *r
 		return out
 	}
 	for i, endpoint := range spec.Endpoints {
-		if _, err := netip.ParseAddr(endpoint.Address); err != nil && spec.Resolution == api.ServiceEntry_STATIC {
-			r.refuse(fmt.Sprintf("spec.endpoints[%d].address", i), "%q is no IP address, and resolution is STATIC; use DNS", endpoint.Address)
+		byName := spec.Resolution == api.ServiceEntry_DNS || spec.Resolution == api.ServiceEntry_DNS_ROUND_ROBIN
+		switch {
+		case !isAddress(endpoint.Address) && !byName:
+			r.refuse(fmt.Sprintf("spec.endpoints[%d].address", i), "%q is no IP address, and resolution is %s; use DNS", endpoint.Address, spec.Resolution)
+			continue
+		case !isAddress(endpoint.Address) && (!hostPattern.MatchString(endpoint.Address) || strings.HasPrefix(endpoint.Address, "*")):
+			r.refuse(fmt.Sprintf("spec.endpoints[%d].address", i), "%q is neither an IP address nor a host", endpoint.Address)
 			continue
 		}
-		for _, port := range spec.Ports {
-			out.ByPort[port.Number] = append(out.ByPort[port.Number], s.entryEndpoint(object.Namespace, spec.Location == api.ServiceEntry_MESH_EXTERNAL, endpoint, port))
+		for _, port := range ports {
+			if made := s.entryEndpoint(object.Namespace, spec.Location == api.ServiceEntry_MESH_EXTERNAL, endpoint, port); made.Port <= 65535 {
+				out.ByPort[port.Number] = append(out.ByPort[port.Number], made)
+			} else {
+				r.refuse(fmt.Sprintf("spec.endpoints[%d].ports", i), "%d is no port", made.Port)
+			}
 		}
 	}
 	for _, list := range out.ByPort {
@@ -160,9 +191,14 @@ func (s *step) selectEndpoints(object *networking.ServiceEntry, out *mesh.Endpoi
 	external := object.Spec.Location == api.ServiceEntry_MESH_EXTERNAL
 	selector := object.Spec.WorkloadSelector.Labels
 	for _, port := range object.Spec.Ports {
+		if !isPort(port.Number) || port.TargetPort > 65535 {
+			continue // resolve has told
+		}
 		var list []mesh.Endpoint
 		for _, workload := range s.workloadsOf(object.Namespace, selector) {
-			list = append(list, s.entryEndpoint(workload.Namespace, external, &workload.Spec, port))
+			if made := s.entryEndpoint(workload.Namespace, external, &workload.Spec, port); reachable(made) {
+				list = append(list, made)
+			}
 		}
 		number := port.TargetPort
 		if number == 0 {
@@ -177,6 +213,9 @@ func (s *step) selectEndpoints(object *networking.ServiceEntry, out *mesh.Endpoi
 		out.ByPort[port.Number] = list
 	}
 }
+
+// reachable says whether an endpoint can be sent as one: those whose address is a name cannot.
+func reachable(e mesh.Endpoint) bool { return isAddress(e.Address) && isPort(e.Port) }
 
 func (s *step) entryEndpoint(namespace string, external bool, from *api.WorkloadEntry, port *api.ServicePort) mesh.Endpoint {
 	number := from.Ports[port.Name]

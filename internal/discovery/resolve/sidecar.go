@@ -35,7 +35,7 @@ func (s *step) convertSidecar(object *networking.Sidecar, r *report) *mesh.Sidec
 	spec := &object.Spec
 	out := &mesh.Sidecar{
 		Owner:    mesh.Owner{Kind: r.kind, Namespace: object.Namespace, Name: object.Name},
-		Selector: spec.GetWorkloadSelector().GetLabels(), Created: object.CreationTimestamp.Unix(), Pool: spec.InboundConnectionPool,
+		Selector: spec.GetWorkloadSelector().GetLabels(), Created: object.CreationTimestamp.Unix(), Pool: soundPool(spec.InboundConnectionPool, "spec.inboundConnectionPool", r),
 	}
 	names := naming{s.options.Domain, object.Namespace}
 	ports := map[uint32]bool{}
@@ -116,7 +116,7 @@ func convertIngress(from *api.IstioIngressListener, field string, r *report) *me
 	if from.Tls != nil && !checkIngressTLS(protocol, from.Tls, field+".tls", r) {
 		return nil
 	}
-	out := &mesh.Ingress{Port: number, Protocol: protocol, Bind: from.Bind, Bound: from.CaptureMode == api.CaptureMode_NONE, Pool: from.ConnectionPool, TLS: from.Tls}
+	out := &mesh.Ingress{Port: number, Protocol: protocol, Bind: from.Bind, Bound: from.CaptureMode == api.CaptureMode_NONE, Pool: soundPool(from.ConnectionPool, field+".connectionPool", r), TLS: from.Tls}
 	if from.DefaultEndpoint == "" || strings.HasPrefix(from.DefaultEndpoint, "unix://") {
 		out.Endpoint = from.DefaultEndpoint
 		return out

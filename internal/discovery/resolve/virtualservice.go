@@ -120,7 +120,11 @@ func (s *step) convertVirtualService(object *networking.VirtualService, r *repor
 	if len(spec.Hosts) == 0 {
 		delegateProblems(object, r)
 	}
-	for _, host := range spec.Hosts {
+	for i, host := range spec.Hosts {
+		if !isHost(host) {
+			r.refuse(fmt.Sprintf("spec.hosts[%d]", i), "%q is no host", host)
+			continue
+		}
 		out.Hosts = append(out.Hosts, names.full(host))
 	}
 	for i, from := range spec.Http {

@@ -25,6 +25,9 @@ func (s *step) workloadEntry(namespace, name string, object *networking.Workload
 		r.refuse("spec.address", "is required")
 		object = nil
 	}
+	if object != nil && !isAddress(object.Spec.Address) {
+		r.warn("spec.address", ReasonInvalid, "%q is no IP address: no Service and no ServiceEntry that selects it leads there", object.Spec.Address)
+	}
 	if object != nil {
 		after = workloadLabels(object)
 	}

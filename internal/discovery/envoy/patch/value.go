@@ -53,7 +53,19 @@ func read(p *networking.EnvoyFilter_EnvoyConfigObjectPatch, strict bool) (proto.
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: !strict}).Unmarshal(text, message); err != nil {
 		return nil, err
 	}
-	return message, nil
+	return message, complete(p, message)
+}
+
+// complete checks by Envoy's rules what a patch adds. What it merges need not be complete.
+func complete(p *networking.EnvoyFilter_EnvoyConfigObjectPatch, message proto.Message) error {
+	switch p.GetPatch().GetOperation() {
+	case networking.EnvoyFilter_Patch_MERGE, networking.EnvoyFilter_Patch_MERGE_AND_REPLACE_LIST:
+		return nil
+	}
+	if rules, ok := message.(interface{ ValidateAll() error }); ok {
+		return rules.ValidateAll()
+	}
+	return nil
 }
 
 // Mistake is what is wrong with a patch.
