@@ -15,6 +15,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	filter "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	security "istio.io/client-go/pkg/apis/security/v1"
+	telemetry "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -66,6 +67,10 @@ var randomKinds = []func(metav1.ObjectMeta) (kind string, object any, spec proto
 	func(m metav1.ObjectMeta) (string, any, proto.Message) {
 		o := &security.RequestAuthentication{ObjectMeta: m}
 		return "RequestAuthentication", o, &o.Spec
+	},
+	func(m metav1.ObjectMeta) (string, any, proto.Message) {
+		o := &telemetry.Telemetry{ObjectMeta: m}
+		return "Telemetry", o, &o.Spec
 	},
 	func(m metav1.ObjectMeta) (string, any, proto.Message) {
 		o := &security.AuthorizationPolicy{ObjectMeta: m}
@@ -170,6 +175,7 @@ func randomObjects(seed uint64) []source.Change {
 		changes = append(changes, source.Change{Kind: "Service", Namespace: "default", Name: name, Object: &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name},
 			Spec: corev1.ServiceSpec{ClusterIP: fmt.Sprintf("10.0.0.%d", 1+i), Selector: map[string]string{"app": name}, Ports: []corev1.ServicePort{{Name: []string{"http", "tcp", "x"}[i], Port: 80, TargetPort: intstr.FromInt32(8080)}, {Name: "https", Port: 443}}}}})
 	}
+	changes = append(changes, source.Change{Kind: "ConfigMap", Namespace: "istio-system", Name: "istio", Object: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio"}, Data: map[string]string{"mesh": randomProviders}}})
 	for range 1 + r.IntN(6) {
 		meta := metav1.ObjectMeta{Namespace: []string{"default", "other", "istio-system"}[r.IntN(3)], Name: fmt.Sprintf("g%d", r.IntN(3)), CreationTimestamp: metav1.NewTime(time.Unix(int64(r.IntN(3)), 0))}
 		kind, object, spec := randomKinds[r.IntN(len(randomKinds))](meta)
@@ -178,6 +184,11 @@ func randomObjects(seed uint64) []source.Change {
 	}
 	return changes
 }
+
+// randomProviders are what names of randomTexts may mean.
+const randomProviders = `{accessLogFile: /dev/stdout, accessLogEncoding: JSON, defaultProviders: {tracing: [a]}, extensionProviders: [
+{name: a, opentelemetry: {service: s0.default.svc.cluster.local, port: 80}}, {name: http, envoyOtelAls: {service: s1.default.svc.cluster.local, port: 80}},
+{name: v1, zipkin: {service: nowhere.test, port: 9411}}, {name: default, envoyHttpAls: {service: s2.default.svc.cluster.local, port: 443}}, {name: mesh, envoyTcpAls: {service: s2.default.svc.cluster.local, port: 443}}]}`
 
 var randomProxies = []*mesh.Proxy{
 	{ID: "sidecar", Kind: mesh.SidecarProxy, Namespace: "default", Labels: map[string]string{"app": "s0"}, Addresses: []string{"10.1.0.1"}, Metadata: map[string]string{"DNS_CAPTURE": "true"}},

@@ -117,10 +117,15 @@ func authzTimeout(given *durationpb.Duration) *durationpb.Duration {
 
 // providerCluster is the cluster of a provider's service, HOST or NAMESPACE/HOST.
 func providerCluster(service string, port uint32) string {
+	return mesh.ClusterName(hostOf(service), "", port)
+}
+
+// hostOf is the host of a provider's service, HOST or NAMESPACE/HOST.
+func hostOf(service string) string {
 	if _, host, qualified := strings.Cut(service, "/"); qualified {
-		service = host
+		return host
 	}
-	return mesh.ClusterName(service, "", port)
+	return service
 }
 
 func authzService(p *meshapi.MeshConfig_ExtensionProvider_EnvoyExternalAuthorizationGrpcProvider) *core.GrpcService {

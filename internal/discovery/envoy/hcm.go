@@ -3,11 +3,8 @@ package envoy
 import (
 	"time"
 
-	accesslog "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
-	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
-	fileaccess "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/file/v3"
 	cors "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/cors/v3"
 	fault "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
@@ -37,6 +34,7 @@ func manager(s side, statPrefix string) *hcm.HttpConnectionManager {
 		UseRemoteAddress:  boolean(false),
 		ServerName:        "istio-envoy",
 	}
+	traced(m, s.watch().Trace)
 	if config.Paths == mesh.PathsDecode {
 		m.PathWithEscapedSlashesAction = hcm.HttpConnectionManager_UNESCAPE_AND_FORWARD
 	}
@@ -69,30 +67,6 @@ func rds(m *hcm.HttpConnectionManager, table string) *hcm.HttpConnectionManager 
 func inline(m *hcm.HttpConnectionManager, table *route.RouteConfiguration) *hcm.HttpConnectionManager {
 	m.RouteSpecifier = &hcm.HttpConnectionManager_RouteConfig{RouteConfig: table}
 	return m
-}
-
-// defaultFormat is Istio's access log line.
-// https://istio.io/latest/docs/tasks/observability/logs/access-log/
-const defaultFormat = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% " +
-	"%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% " +
-	"%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" " +
-	"\"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% " +
-	"%REQUESTED_SERVER_NAME% %ROUTE_NAME%\n"
-
-func accessLogs(config *mesh.Config, filter *accesslog.AccessLogFilter) []*accesslog.AccessLog {
-	if config.AccessLogFile == "" {
-		return nil
-	}
-	format := config.AccessLogFormat
-	if format == "" {
-		format = defaultFormat
-	}
-	log := &fileaccess.FileAccessLog{Path: config.AccessLogFile, AccessLogFormat: &fileaccess.FileAccessLog_LogFormat{
-		LogFormat: &core.SubstitutionFormatString{Format: &core.SubstitutionFormatString_TextFormatSource{
-			TextFormatSource: &core.DataSource{Specifier: &core.DataSource_InlineString{InlineString: format}},
-		}},
-	}}
-	return []*accesslog.AccessLog{{Name: "envoy.access_loggers.file", Filter: filter, ConfigType: &accesslog.AccessLog_TypedConfig{TypedConfig: pack(log)}}}
 }
 
 // detection is how long a sniffing listener waits for a client's first bytes; 0 is for ever.

@@ -152,6 +152,9 @@ func cookieAttributes(cookie *networking.LoadBalancerSettings_ConsistentHashLB_H
 // hashPolicies are what a DestinationRule's consistent hash looks at.
 func hashPolicies(policy *networking.TrafficPolicy) []*route.RouteAction_HashPolicy {
 	hash := policy.GetLoadBalancer().GetConsistentHash()
+	if hash.GetHttpHeaderName()+hash.GetHttpCookie().GetName()+hash.GetHttpQueryParameterName() == "" && !hash.GetUseSourceIp() {
+		return nil // it names nothing
+	}
 	switch key := hash.GetHashKey().(type) {
 	case *networking.LoadBalancerSettings_ConsistentHashLB_HttpHeaderName:
 		return []*route.RouteAction_HashPolicy{{PolicySpecifier: &route.RouteAction_HashPolicy_Header_{Header: &route.RouteAction_HashPolicy_Header{HeaderName: key.HttpHeaderName}}}}

@@ -9,6 +9,7 @@ import (
 	stats "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stats/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/protobuf/types/known/anypb"
+	telemetry "istio.io/api/telemetry/v1alpha1"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
@@ -34,21 +35,52 @@ func inboundSide(config *mesh.Config, flavour mesh.Flavour) side {
 
 // requestLogs are those of requests.
 func (s side) requestLogs() []*accesslog.AccessLog {
-	out := accessLogs(s.config, nil)
-	if s.counts {
-		out = append(out, statsLog(requestStats[index(s.inbound)](), nil))
-	}
-	return out
+	return append(s.logs(false, nil), s.counters(requestStats, nil)...)
 }
 
 // connectionLogs are those of connections. They are told of when one begins, for the counters alone.
 func (s side) connectionLogs() []*accesslog.AccessLog {
 	if !s.counts {
-		return accessLogs(s.config, nil)
+		return s.logs(true, nil)
 	}
-	return append(accessLogs(s.config, logTypes(true, data.AccessLogType_TcpUpstreamConnected)),
-		statsLog(openStats[index(s.inbound)](), logTypes(false, data.AccessLogType_TcpUpstreamConnected)),
-		statsLog(closeStats[index(s.inbound)](), logTypes(true, data.AccessLogType_TcpUpstreamConnected)))
+	out := s.logs(true, logTypes(true, data.AccessLogType_TcpUpstreamConnected))
+	out = append(out, s.counters(openStats, logTypes(false, data.AccessLogType_TcpUpstreamConnected))...)
+	return append(out, s.counters(closeStats, logTypes(true, data.AccessLogType_TcpUpstreamConnected))...)
+}
+
+// counters are the logger that counts, without what is switched off; none where nothing is left.
+func (s side) counters(kind [2]func() *stats.Config, filter *accesslog.AccessLogFilter) []*accesslog.AccessLog {
+	if !s.counts {
+		return nil
+	}
+	all := kind[index(s.inbound)]()
+	off := s.watch().Off
+	if len(off) == 0 {
+		return []*accesslog.AccessLog{statsLog(pack(all), filter)}
+	}
+	left := &stats.Config{StatsScope: all.StatsScope}
+	for _, c := range all.Counters {
+		if !off[metricNames[c.Stat.Name]] {
+			left.Counters = append(left.Counters, c)
+		}
+	}
+	for _, h := range all.Histograms {
+		if !off[metricNames[h.Stat.Name]] {
+			left.Histograms = append(left.Histograms, h)
+		}
+	}
+	if len(left.Counters)+len(left.Histograms) == 0 {
+		return nil
+	}
+	return []*accesslog.AccessLog{statsLog(pack(left), filter)}
+}
+
+// metricNames are the Telemetry API's names of the statistics.
+var metricNames = map[string]telemetry.MetricSelector_IstioMetric{
+	"requests_total": telemetry.MetricSelector_REQUEST_COUNT, "request_duration_milliseconds": telemetry.MetricSelector_REQUEST_DURATION,
+	"request_bytes": telemetry.MetricSelector_REQUEST_SIZE, "response_bytes": telemetry.MetricSelector_RESPONSE_SIZE,
+	"tcp_connections_opened_total": telemetry.MetricSelector_TCP_OPENED_CONNECTIONS, "tcp_connections_closed_total": telemetry.MetricSelector_TCP_CLOSED_CONNECTIONS,
+	"tcp_sent_bytes_total": telemetry.MetricSelector_TCP_SENT_BYTES, "tcp_received_bytes_total": telemetry.MetricSelector_TCP_RECEIVED_BYTES,
 }
 
 func index(inbound bool) int {
@@ -93,15 +125,15 @@ var (
 	})
 )
 
-func bothSides(make func(inbound bool) *stats.Config) [2]func() *anypb.Any {
-	packed := func(inbound bool) func() *anypb.Any {
-		return sync.OnceValue(func() *anypb.Any {
+func bothSides(make func(inbound bool) *stats.Config) [2]func() *stats.Config {
+	scoped := func(inbound bool) func() *stats.Config {
+		return sync.OnceValue(func() *stats.Config {
 			config := make(inbound)
 			config.StatsScope = &typev3.Scope{Prefix: StatsPrefix}
-			return pack(config)
+			return config
 		})
 	}
-	return [2]func() *anypb.Any{packed(false), packed(true)}
+	return [2]func() *stats.Config{scoped(false), scoped(true)}
 }
 
 // StatsPrefix begins the names of the mesh's statistics in Envoy.

@@ -101,11 +101,8 @@ type Config struct {
 	Domain        string // cluster.local
 	AllowAny      bool   // outboundTrafficPolicy
 	// EgressProxy is where calls of hosts in no registry go, if its host is not empty.
-	EgressProxy     Destination
-	AutoMTLS        bool
-	AccessLogFile   string
-	AccessLogFormat string
-	AccessLogJSON   bool
+	EgressProxy Destination
+	AutoMTLS    bool
 	// ConnectTimeoutMillis and DetectionTimeoutMillis are of new connections and of protocol sniffing.
 	ConnectTimeoutMillis   int64
 	DetectionTimeoutMillis int64
@@ -116,7 +113,10 @@ type Config struct {
 	IngressSelector        string // of label istio: which gateways serve Ingresses
 	DNSRefreshMillis       int64
 	H2Upgrade              bool // HTTP/1.1 is spoken to clusters as HTTP/2
-	// Providers are the extension providers that policies and telemetry name.
+	// Observers and Watches are what is told of calls: by MeshConfig, and all in all.
+	Observers Observers
+	Watches   Watches
+	// Providers are the extension providers that policies name.
 	Providers map[string]*meshapi.MeshConfig_ExtensionProvider
 	// Keepalive, LocalityLB, Traffic and Retries are what counts where no rule says; nil where MeshConfig does not either.
 	Keepalive  *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive

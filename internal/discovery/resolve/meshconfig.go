@@ -17,8 +17,14 @@ func defaultConfig(options Options) *mesh.Config {
 	return &mesh.Config{
 		RootNamespace: options.RootNamespace, TrustDomain: "cluster.local", Domain: options.Domain, AllowAny: true, AutoMTLS: true,
 		ConnectTimeoutMillis: 10_000, DNSRefreshMillis: 60_000, IngressService: "istio-ingressgateway",
-		IngressClass: "istio", IngressSelector: "ingressgateway",
+		IngressClass: "istio", IngressSelector: "ingressgateway", Observers: noObservers(),
 	}
+}
+
+// noObservers are those of a mesh whose configuration says nothing.
+func noObservers() mesh.Observers {
+	out, _ := observers(&meshapi.MeshConfig{})
+	return out
 }
 
 // meshConfig reads the mesh's ConfigMap. One that cannot be read leaves what was read before.
@@ -29,6 +35,7 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 	r := &report{kind: "ConfigMap", namespace: s.options.RootNamespace, name: name}
 	defer s.keepProblems(r)
 	config := defaultConfig(s.options)
+	file := (*meshapi.MeshConfig_ExtensionProvider)(nil)
 	if object != nil {
 		text, err := yaml.YAMLToJSON([]byte(object.Data["mesh"]))
 		var api meshapi.MeshConfig
@@ -40,6 +47,7 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 			return
 		}
 		readConfig(config, &api)
+		config.Observers, file = observers(&api)
 		if config.Traffic != nil {
 			config.Traffic = sound(config.Traffic, "data.mesh.defaultTrafficPolicy", r)
 		}
@@ -47,13 +55,14 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 			config.Keepalive = sound(config.Keepalive, "data.mesh.tcpKeepalive", r)
 		}
 	}
-	if reflect.DeepEqual(config, s.World.Config) {
+	if reflect.DeepEqual(config, s.base) && reflect.DeepEqual(file, s.logFile) {
 		return
 	}
-	identities := config.TrustDomain != s.World.Config.TrustDomain || config.RootNamespace != s.World.Config.RootNamespace
-	s.World.Config = config
-	s.allIngresses()
+	identities := config.TrustDomain != s.base.TrustDomain || config.RootNamespace != s.base.RootNamespace
+	s.base, s.logFile = config, file
 	s.dirty.All = true
+	s.watch()
+	s.allIngresses()
 	if identities {
 		s.allStale()
 	}
@@ -96,8 +105,6 @@ func readConfig(config *mesh.Config, api *meshapi.MeshConfig) {
 	if api.EnableAutoMtls != nil {
 		config.AutoMTLS = api.EnableAutoMtls.Value
 	}
-	config.AccessLogFile, config.AccessLogFormat = api.AccessLogFile, api.AccessLogFormat
-	config.AccessLogJSON = api.AccessLogEncoding == meshapi.MeshConfig_JSON
 	if t := api.ConnectTimeout; t != nil {
 		config.ConnectTimeoutMillis = t.AsDuration().Milliseconds()
 	}

@@ -7,10 +7,12 @@ import (
 	"sort"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	meshapi "istio.io/api/mesh/v1alpha1"
 	api "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	filter "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	security "istio.io/client-go/pkg/apis/security/v1"
+	telemetry "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -35,6 +37,9 @@ type State struct {
 	World *world.World
 
 	options        Options
+	base           *mesh.Config                             // as MeshConfig says
+	watched        *mesh.Config                             // base as it was when World.Config was made of it
+	logFile        *meshapi.MeshConfig_ExtensionProvider    // where calls are logged where nobody says; nil is nowhere
 	aliased        *iradix.Tree[string]                     // what an ExternalName Service names, by namespace NUL name
 	slices         *iradix.Tree[*discoveryv1.EndpointSlice] // by namespace NUL service NUL name
 	pods           *iradix.Tree[*corev1.Pod]                // by namespace NUL name
@@ -53,8 +58,9 @@ type State struct {
 
 // Start is a State without objects.
 func Start(options Options) *State {
+	config := defaultConfig(options)
 	return &State{
-		World: world.New(defaultConfig(options)), options: options,
+		World: world.New(config), options: options, base: config, watched: config,
 		aliased: iradix.New[string](), slices: iradix.New[*discoveryv1.EndpointSlice](), pods: iradix.New[*corev1.Pod](),
 		services: iradix.New[*corev1.Service](), entries: iradix.New[*networking.ServiceEntry](), workloads: iradix.New[*networking.WorkloadEntry](),
 		ingresses: iradix.New[*networkingv1.Ingress](), hostsOfIngress: iradix.New[[]string](), ingressClasses: iradix.New[string](),
@@ -82,6 +88,9 @@ func Next(previous *State, changes []source.Change) (*State, world.Dirty) {
 		step.apply(change)
 	}
 	step.refreshEndpoints()
+	if step.rewatch || step.watchesHost() {
+		step.watch()
+	}
 	return step.State, step.dirty
 }
 
@@ -96,6 +105,8 @@ type step struct {
 	stale map[string]staleService
 	// staleEntries are hosts of ServiceEntries that select what changed.
 	staleEntries map[staleEntry]bool
+	// rewatch says that what is told of all calls may be something else.
+	rewatch bool
 }
 
 type staleService struct{ namespace, name string }
@@ -156,6 +167,9 @@ func (s *step) apply(change source.Change) {
 	case "EnvoyFilter":
 		object, _ := change.Object.(*filter.EnvoyFilter)
 		s.envoyFilter(change.Namespace, change.Name, object)
+	case "Telemetry":
+		object, _ := change.Object.(*telemetry.Telemetry)
+		s.telemetry(change.Namespace, change.Name, object)
 	case "PeerAuthentication":
 		object, _ := change.Object.(*security.PeerAuthentication)
 		s.peerAuthentication(change.Namespace, change.Name, object)

@@ -12,9 +12,11 @@ import (
 	"google.golang.org/protobuf/testing/protocmp"
 	api "istio.io/api/networking/v1alpha3"
 	securityapi "istio.io/api/security/v1beta1"
+	telemetryapi "istio.io/api/telemetry/v1alpha1"
 	typeapi "istio.io/api/type/v1beta1"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	security "istio.io/client-go/pkg/apis/security/v1"
+	telemetry "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -38,7 +40,7 @@ func randomChange(r *rand.Rand) source.Change {
 	namespace, n := pick(r, "a", "b", "istio-system"), r.IntN(4)
 	name := fmt.Sprintf("o%d", n)
 	labels := map[string]string{"app": name, "version": pick(r, "v1", "v2"), labelTLSMode: pick(r, "istio", "")}
-	kind := pick(r, "Service", "EndpointSlice", "Pod", "Node", "VirtualService", "DestinationRule", "ServiceEntry", "Gateway", "PeerAuthentication", "ConfigMap", "Sidecar", "WorkloadEntry", "Ingress", "IngressClass")
+	kind := pick(r, "Service", "EndpointSlice", "Pod", "Node", "VirtualService", "DestinationRule", "ServiceEntry", "Gateway", "PeerAuthentication", "ConfigMap", "Sidecar", "WorkloadEntry", "Ingress", "IngressClass", "Telemetry")
 	change := source.Change{Kind: kind, Namespace: namespace, Name: name}
 	if kind == "ConfigMap" {
 		change.Namespace, change.Name = "istio-system", "istio"
@@ -55,6 +57,10 @@ func randomChange(r *rand.Rand) source.Change {
 func randomObject(r *rand.Rand, kind, namespace, name string, labels map[string]string) any {
 	port, portName := int32(80), "http"
 	switch kind {
+	case "Telemetry":
+		object := &telemetry.Telemetry{ObjectMeta: meta(namespace, name, nil)}
+		object.Spec.AccessLogging = []*telemetryapi.AccessLogging{{Providers: []*telemetryapi.ProviderRef{{Name: pick(r, "envoy", "nobody")}}}}
+		return object
 	case "Service":
 		if r.IntN(4) == 0 {
 			return &corev1.Service{ObjectMeta: meta(namespace, name, nil), Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: pick(r, "o1.a.svc.cluster.local", "o2.b.svc.cluster.local", "x.test")}}

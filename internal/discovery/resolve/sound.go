@@ -2,6 +2,7 @@ package resolve
 
 import (
 	"fmt"
+	"math/big"
 	"net/netip"
 	"regexp"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 	api "istio.io/api/networking/v1alpha3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -34,6 +36,15 @@ func isHost(text string) bool {
 
 // isPort says whether a number can be a port.
 func isPort(number uint32) bool { return number > 0 && number <= 65535 }
+
+const maglevTable = "istio.networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.MagLev.table_size"
+
+// limits are Envoy's, of numbers that have some.
+var limits = map[protoreflect.FullName]uint64{
+	maglevTable: 5_000_011,
+	"istio.networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.RingHash.minimum_ring_size": 8 << 20,
+	"istio.networking.v1alpha3.LoadBalancerSettings.ConsistentHashLB.minimum_ring_size":          8 << 20,
+}
 
 // mayBeZero are durations where none means something.
 var mayBeZero = map[protoreflect.Name]bool{"idle_timeout": true, "ttl": true}
@@ -91,7 +102,18 @@ func cannotBe(f protoreflect.FieldDescriptor, v protoreflect.Value) string {
 		}
 		return ""
 	}
-	share := strings.HasSuffix(string(f.Name()), "percent")
+	share := strings.HasSuffix(strings.ToLower(string(f.Name())), "percent")
+	if f.Kind() == protoreflect.MessageKind && share && !f.IsList() && !f.IsMap() {
+		if d, ok := v.Message().Interface().(*wrapperspb.DoubleValue); ok && (d.Value < 0 || d.Value > 100) {
+			return fmt.Sprintf("%v is not between 0 and 100", d.Value)
+		}
+	}
+	if most, limited := limits[f.FullName()]; limited && v.Uint() > most {
+		return fmt.Sprintf("%d is more than %d", v.Uint(), most)
+	}
+	if f.FullName() == maglevTable && !big.NewInt(int64(v.Uint())).ProbablyPrime(10) { //nolint:gosec // limits has looked at it
+		return fmt.Sprintf("%d is no prime number, which the size of a table must be", v.Uint())
+	}
 	switch f.Kind() {
 	case protoreflect.Int32Kind:
 		if v.Int() < 0 {

@@ -188,6 +188,9 @@ func convertRoute(names naming, from *api.HTTPRoute, field string, r *report) *m
 	}
 	usable := checkMatches(from.Match, field, r)
 	switch {
+	case from.DirectResponse != nil && (from.DirectResponse.Status < 200 || from.DirectResponse.Status > 599):
+		r.refuse(field+".directResponse.status", "%d is not between 200 and 599", from.DirectResponse.Status)
+		return nil
 	case from.Redirect != nil || from.DirectResponse != nil:
 		if len(from.Route) > 0 {
 			r.refuse(field+".route", "a rule with redirect or directResponse cannot have a route; remove one of them")

@@ -29,6 +29,8 @@ type Key struct {
 	Edge bool
 	// Through says that they lead the mesh's TLS on by server names; see mesh.Outbound.
 	Through bool
+	// Telemetry names the objects that speak of the proxies' calls, in their present form.
+	Telemetry string
 	// Names says for which families of addresses their agents answer DNS questions; see mesh.Proxy.
 	Names string
 }
@@ -46,7 +48,7 @@ func KeyOf(w *world.World, proxy *mesh.Proxy) Key {
 	if sidecar := w.Sidecar(proxy.Namespace, proxy.Labels); sidecar != nil && proxy.Kind == mesh.SidecarProxy {
 		narrowed = sidecar.Namespace + "/" + sidecar.Name
 	}
-	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router, Through: leadsThrough(w, proxy), Names: proxy.Names()}
+	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router, Through: leadsThrough(w, proxy), Names: proxy.Names(), Telemetry: telemetryKey(w.TelemetriesOf(proxy.Namespace, proxy.Labels))}
 }
 
 // placeOf tells where a proxy runs: what it says itself, or what its node does. It is empty while no rule asks.

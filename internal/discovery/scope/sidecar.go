@@ -10,10 +10,11 @@ import (
 
 // configure is the mesh's configuration with what a Sidecar says of hosts in no registry in place of the mesh's.
 func (s *Scope) configure(w *world.World) *mesh.Config {
+	config := watched(w, s.telemetries(w))
 	if s.Sidecar == nil || s.Sidecar.Policy == nil {
-		return w.Config
+		return config
 	}
-	out := *w.Config
+	out := *config
 	out.AllowAny, out.EgressProxy = s.Sidecar.Policy.AllowAny, s.Sidecar.Policy.Proxy
 	return &out
 }
@@ -25,7 +26,8 @@ func (s *Scope) imported(w *world.World) func(*mesh.Service) bool {
 		return nil
 	}
 	return func(service *mesh.Service) bool {
-		return slices.ContainsFunc(s.Sidecar.Egress, func(e *mesh.Egress) bool { return e.Imports(service.Namespace, service.Host) }) || s.led(w, service.Host)
+		return slices.ContainsFunc(s.Sidecar.Egress, func(e *mesh.Egress) bool { return e.Imports(service.Namespace, service.Host) }) || s.led(w, service.Host) ||
+			s.Config.Watches.Uses(service.Host)
 	}
 }
 
@@ -84,7 +86,7 @@ func family(address string) string {
 
 // portsLedTo are the ports of a service that some way out leads to.
 func (s *Scope) portsLedTo(w *world.World, service *mesh.Service) []mesh.Port {
-	led, proxies := s.led(w, service.Host), s.proxiesFor(service.Namespace, service.Host)
+	led, proxies := s.led(w, service.Host) || s.Config.Watches.Uses(service.Host), s.proxiesFor(service.Namespace, service.Host)
 	var ports []mesh.Port
 	for _, port := range service.Ports {
 		way := s.Sidecar.WayTo(port.Number)

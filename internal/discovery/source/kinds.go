@@ -57,6 +57,7 @@ func New(options Options, queue *Queue) (*Source, error) {
 		{"WorkloadEntry", mesh.Networking().V1().WorkloadEntries().Informer(), ours, nil},
 		{"Sidecar", mesh.Networking().V1().Sidecars().Informer(), ours, nil},
 		{"EnvoyFilter", mesh.Networking().V1alpha3().EnvoyFilters().Informer(), ours, nil},
+		{"Telemetry", mesh.Telemetry().V1().Telemetries().Informer(), ours, nil},
 		{"PeerAuthentication", mesh.Security().V1().PeerAuthentications().Informer(), ours, nil},
 	} {
 		if err := s.add(k.kind, k.informer, k.keep, k.slim); err != nil {

@@ -10,6 +10,7 @@ import (
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	filter "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	security "istio.io/client-go/pkg/apis/security/v1"
+	telemetry "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -56,6 +57,8 @@ func NewObject(kind string) metav1.Object {
 		return &networking.Sidecar{}
 	case "EnvoyFilter": // there is no v1 of it
 		return &filter.EnvoyFilter{}
+	case "Telemetry":
+		return &telemetry.Telemetry{}
 	case "PeerAuthentication":
 		return &security.PeerAuthentication{}
 	}

@@ -31,6 +31,8 @@ type World struct {
 	Aliases *iradix.Tree[Alias]
 	// Sidecars by namespace NUL name.
 	Sidecars *iradix.Tree[*mesh.Sidecar]
+	// Telemetries by namespace NUL name.
+	Telemetries *iradix.Tree[*mesh.Telemetry]
 	// EnvoyFilters by namespace NUL name.
 	EnvoyFilters *iradix.Tree[*mesh.EnvoyFilter]
 	// AuthorizationPolicies and RequestAuthentications by namespace NUL name.
@@ -111,7 +113,7 @@ func New(config *mesh.Config) *World {
 		Gateways: iradix.New[*mesh.Gateway](), PeerAuthentications: iradix.New[*mesh.PeerAuthentication](),
 		Selecting: iradix.New[*mesh.Service](), SourceTests: iradix.New[SourceTest](),
 		AuthorizationPolicies: iradix.New[*mesh.AuthorizationPolicy](), RequestAuthentications: iradix.New[*mesh.RequestAuthentication](),
-		EnvoyFilters: iradix.New[*mesh.EnvoyFilter](), KeySources: iradix.New[int](), Keys: iradix.New[string](),
+		Telemetries: iradix.New[*mesh.Telemetry](), EnvoyFilters: iradix.New[*mesh.EnvoyFilter](), KeySources: iradix.New[int](), Keys: iradix.New[string](),
 		Leading: iradix.New[*mesh.VirtualService](), Aliases: iradix.New[Alias](), Sidecars: iradix.New[*mesh.Sidecar](), Nodes: iradix.New[mesh.Locality](), PlaceTests: iradix.New[int](),
 	}
 }

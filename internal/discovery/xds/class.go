@@ -85,10 +85,11 @@ type inboundClass struct{ sections envoy.InboundSections }
 // that their content is the same as before is told by the resources' versions.
 func (s *Server) inbound(proxy *mesh.Proxy) *inboundClass {
 	in := scope.Inbound(s.world, proxy)
-	key := string(proxy.Flavour) + "|" + in.Key()
+	config, telemetry := scope.Config(s.world, proxy)
+	key := string(proxy.Flavour) + "|" + telemetry + "|" + in.Key()
 	c := s.inbounds[key]
 	if c == nil {
-		c = &inboundClass{envoy.Inbound(s.world.Config, proxy.Flavour, in)}
+		c = &inboundClass{envoy.Inbound(config, proxy.Flavour, in)}
 		s.inbounds[key] = c
 	}
 	return c
@@ -123,7 +124,8 @@ func (s *Server) gateway(st *stream, c *class) *gatewayClass {
 	}
 	g.users[st] = struct{}{}
 	if g.stale {
-		g.sections = g.sections.Next(envoy.Edge{Config: s.world.Config, Guard: s.world.Guard(st.proxy.Namespace, st.proxy.Labels), Lookup: c.lookup(s.world)}, scope.Gateway(s.world, st.proxy))
+		config, _ := scope.Config(s.world, st.proxy)
+		g.sections = g.sections.Next(envoy.Edge{Config: config, Guard: s.world.Guard(st.proxy.Namespace, st.proxy.Labels), Lookup: c.lookup(s.world)}, scope.Gateway(s.world, st.proxy))
 		g.stale = false
 	}
 	return g

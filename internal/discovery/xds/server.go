@@ -78,7 +78,7 @@ func (s *Server) Update(w *world.World, dirty world.Dirty) (step uint64) {
 	if dirty.All || len(dirty.Inbound) > 0 || len(dirty.Endpoints) > 0 {
 		s.inbounds = map[string]*inboundClass{} // filled again below by those that are in use
 	}
-	if dirty.Gateways || dirty.All || len(dirty.Hosts) > 0 {
+	if dirty.Gateways || dirty.All || dirty.Tests || len(dirty.Hosts) > 0 {
 		for _, g := range s.gateways {
 			g.stale = true
 		}

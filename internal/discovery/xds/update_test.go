@@ -8,10 +8,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 	api "istio.io/api/networking/v1alpha3"
 	securityapi "istio.io/api/security/v1beta1"
+	telemetryapi "istio.io/api/telemetry/v1alpha1"
 	typeapi "istio.io/api/type/v1beta1"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 	filter "istio.io/client-go/pkg/apis/networking/v1alpha3"
 	security "istio.io/client-go/pkg/apis/security/v1"
+	telemetry "istio.io/client-go/pkg/apis/telemetry/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
@@ -44,7 +46,7 @@ func change(r *rand.Rand) source.Change {
 	}
 	namespace, name := pick(r, "a", "b"), fmt.Sprintf("o%d", r.IntN(4))
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
-	c := source.Change{Kind: pick(r, "Service", "Service", "VirtualService", "DestinationRule", "ServiceEntry", "Sidecar", "WorkloadEntry", "AuthorizationPolicy", "EnvoyFilter"), Namespace: namespace, Name: name}
+	c := source.Change{Kind: pick(r, "Service", "Service", "VirtualService", "DestinationRule", "ServiceEntry", "Sidecar", "WorkloadEntry", "AuthorizationPolicy", "EnvoyFilter", "Telemetry"), Namespace: namespace, Name: name}
 	if r.IntN(4) == 0 {
 		return c
 	}
@@ -55,6 +57,15 @@ func change(r *rand.Rand) source.Change {
 		if r.IntN(5) == 0 {
 			c.Object = &corev1.Service{ObjectMeta: meta, Spec: corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: pick(r, "o0.a.svc.cluster.local", "o1.test")}}
 		}
+	case "Telemetry":
+		object := &telemetry.Telemetry{ObjectMeta: meta}
+		object.Namespace = pick(r, namespace, "istio-system")
+		c.Namespace = object.Namespace
+		if r.IntN(2) == 0 {
+			object.Spec.Selector = &typeapi.WorkloadSelector{MatchLabels: map[string]string{"app": pick(r, "client", "gateway")}}
+		}
+		object.Spec.AccessLogging = []*telemetryapi.AccessLogging{{Providers: []*telemetryapi.ProviderRef{{Name: pick(r, "envoy", "nobody")}}}}
+		c.Object = object
 	case "EnvoyFilter":
 		object := &filter.EnvoyFilter{ObjectMeta: meta}
 		randomFilter(r, &object.Spec)

@@ -39,6 +39,7 @@ func (e *envoy) args() []string {
 func (e *envoy) run(ctx, serving context.Context) error {
 	cmd := exec.Command(e.options.Envoy, e.args()...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.Env = append(os.Environ(), e.options.described()...)
 	// Envoy must not get the signals that are for us: we drain it first.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {

@@ -127,6 +127,20 @@ func (o Options) workload() identity.Workload {
 	return out
 }
 
+// described are the variables by which Envoy's spans tell of the workload. Spans of OpenTelemetry have the name of the service in them.
+func (o Options) described() []string {
+	w := o.workload()
+	mesh, cluster := o.Environment["ISTIO_META_MESH_ID"], o.Environment["ISTIO_META_CLUSTER_ID"]
+	if mesh == "" {
+		mesh = o.ID.TrustDomain
+	}
+	if cluster == "" {
+		cluster = "Kubernetes"
+	}
+	return []string{"CANONICAL_SERVICE=" + w.Service, "CANONICAL_REVISION=" + w.Revision, "POD_NAMESPACE=" + o.Environment["POD_NAMESPACE"], "MESH_ID=" + mesh, "CLUSTER_ID=" + cluster,
+		"OTEL_RESOURCE_ATTRIBUTES=service.name=" + o.service()}
+}
+
 // service is the node's cluster: APP.NAMESPACE, or the workload's name.
 func (o Options) service() string {
 	labels, _ := readDownward(filepath.Join(o.PodInfo, "labels"))

@@ -6,6 +6,7 @@ import (
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
 	networking "istio.io/api/networking/v1alpha3"
 )
 
@@ -53,12 +54,31 @@ func (e *editor) listener(l *listener.Listener) bool {
 		}
 	})
 	e.each(networking.EnvoyFilter_FILTER_CHAIN, inbound, func(p *one) { e.chains(p, l) })
+	l.FilterChains = distinct(l.FilterChains)
+	if len(l.FilterChains) == 0 && l.DefaultFilterChain == nil {
+		return false // what takes no connection need not be open, and Envoy would refuse it
+	}
 	for _, chain := range append(slices.Clone(l.FilterChains), l.DefaultFilterChain) {
 		if chain != nil {
 			e.chain(l, chain, inbound)
 		}
 	}
 	return true
+}
+
+// distinct leaves out chains that match what one before them does already: Envoy would refuse the listener.
+func distinct(chains []*listener.FilterChain) []*listener.FilterChain {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(chains, func(c *listener.FilterChain) bool {
+		match := c.GetFilterChainMatch()
+		if match == nil {
+			match = &listener.FilterChainMatch{}
+		}
+		key, _ := proto.MarshalOptions{Deterministic: true}.Marshal(match)
+		was := seen[string(key)]
+		seen[string(key)] = true
+		return was
+	})
 }
 
 // chains applies a patch to the filter chains themselves. None is added to the two listeners that take everything.

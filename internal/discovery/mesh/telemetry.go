@@ -1,0 +1,258 @@
+package mesh
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	meshapi "istio.io/api/mesh/v1alpha1"
+	telemetry "istio.io/api/telemetry/v1alpha1"
+)
+
+// Telemetry says what is told of the calls of some workloads.
+type Telemetry struct {
+	Owner
+	Selector map[string]string
+	Created  int64
+	Spec     *telemetry.Telemetry
+}
+
+// Watch is what is told of calls at one end of them.
+type Watch struct {
+	Logs  []LogTo
+	Trace *Trace // nil where no spans are reported
+	// Off are the metrics that are not counted.
+	Off map[telemetry.MetricSelector_IstioMetric]bool
+}
+
+// LogTo is one access log. The provider without a name is MeshConfig's own file.
+type LogTo struct {
+	Provider *meshapi.MeshConfig_ExtensionProvider
+	// Filter is a CEL expression of what is logged; empty is all.
+	Filter string
+}
+
+// Trace is how calls are traced.
+type Trace struct {
+	Provider *meshapi.MeshConfig_ExtensionProvider
+	// Percent of the calls that nobody has decided about before are traced.
+	Percent float64
+	Tags    map[string]*telemetry.Tracing_CustomTag
+	// IstioTags adds what Istio tells of workloads.
+	IstioTags bool
+	// MaxTagLength of a path in characters; 0 is Envoy's.
+	MaxTagLength uint32
+	// ByRequestID says that who has no trace is traced by its request ID.
+	ByRequestID bool
+}
+
+// The ends of a call, as Watches are indexed.
+const (
+	AtCaller = iota
+	AtCalled
+)
+
+// Watches are what is told at both ends.
+type Watches [2]Watch
+
+// Uses says whether something is told to a host.
+func (w Watches) Uses(host string) bool {
+	uses := func(at *ServicePort) bool {
+		return at != nil && (at.Service == host || strings.HasSuffix(at.Service, "/"+host))
+	}
+	for _, end := range w {
+		if end.Trace != nil && uses(TraceService(end.Trace.Provider)) {
+			return true
+		}
+		if slices.ContainsFunc(end.Logs, func(l LogTo) bool { return uses(LogService(l.Provider)) }) {
+			return true
+		}
+	}
+	return false
+}
+
+// Observers are what MeshConfig says of telemetry.
+type Observers struct {
+	Providers map[string]*meshapi.MeshConfig_ExtensionProvider
+	// Logs and Tracing name the providers where nobody names others.
+	Logs, Tracing []string
+	// Trace is how calls are traced where nobody says.
+	Trace Trace
+	// Known says whether a provider's service is there: Envoy would refuse what leads to none.
+	Known func(service string, port uint32) bool
+}
+
+// Default is what is told where no Telemetry says.
+func (o Observers) Default(file *meshapi.MeshConfig_ExtensionProvider) Watches {
+	var out Watches
+	for i := range out {
+		for _, name := range o.Logs {
+			if p := o.provider(name); p != nil {
+				out[i].Logs = append(out[i].Logs, LogTo{Provider: p})
+			}
+		}
+		if len(o.Logs) == 0 && file != nil {
+			out[i].Logs = []LogTo{{Provider: file}}
+		}
+		if len(o.Tracing) > 0 {
+			out[i].Trace = o.trace(o.provider(o.Tracing[0]))
+		} else {
+			out[i].Trace = o.trace(o.Trace.Provider)
+		}
+	}
+	return out
+}
+
+// trace is the default with a provider; nil without one that can be reached.
+func (o Observers) trace(p *meshapi.MeshConfig_ExtensionProvider) *Trace {
+	if p == nil || TraceService(p) == nil {
+		return nil
+	}
+	out := o.Trace
+	out.Provider = p
+	return &out
+}
+
+// provider finds a provider that can be reached.
+func (o Observers) provider(name string) *meshapi.MeshConfig_ExtensionProvider {
+	p := o.Providers[name]
+	if p == nil {
+		return nil
+	}
+	for _, at := range []*ServicePort{LogService(p), TraceService(p)} {
+		if at != nil && !o.Known(at.Service, at.Port) {
+			return nil
+		}
+	}
+	return p
+}
+
+// ServicePort is where a provider is.
+type ServicePort struct {
+	Service string // HOST or NAMESPACE/HOST
+	Port    uint32
+}
+
+// LogService is where a provider of logs is; nil for others, and for files.
+func LogService(p *meshapi.MeshConfig_ExtensionProvider) *ServicePort {
+	switch v := p.GetProvider().(type) {
+	case *meshapi.MeshConfig_ExtensionProvider_EnvoyOtelAls:
+		return &ServicePort{v.EnvoyOtelAls.Service, v.EnvoyOtelAls.Port}
+	case *meshapi.MeshConfig_ExtensionProvider_EnvoyHttpAls:
+		return &ServicePort{v.EnvoyHttpAls.Service, v.EnvoyHttpAls.Port}
+	case *meshapi.MeshConfig_ExtensionProvider_EnvoyTcpAls:
+		return &ServicePort{v.EnvoyTcpAls.Service, v.EnvoyTcpAls.Port}
+	}
+	return nil
+}
+
+// TraceService is where a provider of tracing is; nil for others.
+func TraceService(p *meshapi.MeshConfig_ExtensionProvider) *ServicePort {
+	switch v := p.GetProvider().(type) {
+	case *meshapi.MeshConfig_ExtensionProvider_Opentelemetry:
+		return &ServicePort{v.Opentelemetry.Service, v.Opentelemetry.Port}
+	case *meshapi.MeshConfig_ExtensionProvider_Zipkin:
+		return &ServicePort{v.Zipkin.Service, v.Zipkin.Port}
+	}
+	return nil
+}
+
+// ofMode says whether a setting is for an end of calls.
+func ofMode(mode telemetry.WorkloadMode, end int) bool {
+	return mode == telemetry.WorkloadMode_CLIENT_AND_SERVER || (mode == telemetry.WorkloadMode_CLIENT) == (end == AtCaller)
+}
+
+// With is what is told when an object of a narrower place speaks as well.
+func (w Watches) With(t *Telemetry, o Observers) Watches {
+	for end := range w {
+		w[end].Logs = withLogs(w[end].Logs, t.Spec.AccessLogging, end, o)
+		w[end].Trace = withTracing(w[end].Trace, t.Spec.Tracing, end, o)
+		w[end].Off = withMetrics(w[end].Off, t.Spec.Metrics, end)
+	}
+	return w
+}
+
+// withLogs: where providers are named they take the place of those before; otherwise those of before, or the default ones, are meant.
+func withLogs(logs []LogTo, settings []*telemetry.AccessLogging, end int, o Observers) []LogTo {
+	settings = slices.DeleteFunc(slices.Clone(settings), func(s *telemetry.AccessLogging) bool { return !ofMode(s.GetMatch().GetMode(), end) })
+	out := slices.Clone(logs)
+	if slices.ContainsFunc(settings, func(s *telemetry.AccessLogging) bool { return len(s.Providers) > 0 && !s.GetDisabled().GetValue() }) {
+		out = nil
+	}
+	for _, s := range settings {
+		var meant []*meshapi.MeshConfig_ExtensionProvider
+		for _, ref := range s.Providers {
+			if p := o.provider(ref.Name); p != nil {
+				meant = append(meant, p)
+			}
+		}
+		if len(s.Providers) == 0 {
+			for _, l := range logs {
+				meant = append(meant, l.Provider)
+			}
+		}
+		for _, p := range meant {
+			out = slices.DeleteFunc(out, func(l LogTo) bool { return l.Provider.Name == p.Name })
+			if !s.GetDisabled().GetValue() {
+				out = append(out, LogTo{p, s.GetFilter().GetExpression()})
+			}
+		}
+	}
+	return out
+}
+
+func withTracing(trace *Trace, settings []*telemetry.Tracing, end int, o Observers) *Trace {
+	for _, s := range settings {
+		if !ofMode(s.GetMatch().GetMode(), end) {
+			continue
+		}
+		if len(s.Providers) > 0 {
+			was := trace
+			if trace = o.trace(o.provider(s.Providers[0].Name)); trace != nil && was != nil {
+				provider := trace.Provider
+				*trace = *was
+				trace.Provider = provider
+			}
+		}
+		if trace == nil {
+			continue
+		}
+		next := *trace
+		if s.RandomSamplingPercentage != nil {
+			next.Percent = s.RandomSamplingPercentage.Value
+		}
+		if len(s.CustomTags) > 0 {
+			next.Tags = s.CustomTags
+		}
+		if s.EnableIstioTags != nil {
+			next.IstioTags = s.EnableIstioTags.Value
+		}
+		if s.UseRequestIdForTraceSampling != nil {
+			next.ByRequestID = s.UseRequestIdForTraceSampling.Value
+		}
+		if trace = &next; s.GetDisableSpanReporting().GetValue() {
+			trace = nil
+		}
+	}
+	return trace
+}
+
+func withMetrics(off map[telemetry.MetricSelector_IstioMetric]bool, settings []*telemetry.Metrics, end int) map[telemetry.MetricSelector_IstioMetric]bool {
+	for _, s := range settings {
+		for _, override := range s.Overrides {
+			if override.Disabled == nil || !ofMode(override.GetMatch().GetMode(), end) || override.GetMatch().GetCustomMetric() != "" {
+				continue
+			}
+			off = maps.Clone(off)
+			if off == nil {
+				off = map[telemetry.MetricSelector_IstioMetric]bool{}
+			}
+			for metric := range telemetry.MetricSelector_IstioMetric_name {
+				if asked := override.GetMatch().GetMetric(); asked == telemetry.MetricSelector_ALL_METRICS || int32(asked) == metric {
+					off[telemetry.MetricSelector_IstioMetric(metric)] = override.Disabled.Value
+				}
+			}
+		}
+	}
+	return off
+}

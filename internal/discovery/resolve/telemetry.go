@@ -1,0 +1,229 @@
+package resolve
+
+import (
+	"fmt"
+	"net"
+	"reflect"
+	"strconv"
+
+	"github.com/google/cel-go/cel"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/structpb"
+	meshapi "istio.io/api/mesh/v1alpha1"
+	api "istio.io/api/telemetry/v1alpha1"
+	telemetry "istio.io/client-go/pkg/apis/telemetry/v1"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/world"
+)
+
+func (s *step) telemetry(namespace, name string, object *telemetry.Telemetry) {
+	r := &report{kind: "Telemetry", namespace: namespace, name: name}
+	defer s.keepProblems(r)
+	key := world.Key(namespace, name)
+	if object == nil {
+		s.World.Telemetries, _, _ = s.World.Telemetries.Delete(key)
+	} else {
+		s.World.Telemetries, _, _ = s.World.Telemetries.Insert(key, s.convertTelemetry(object, r))
+	}
+	s.dirty.Tests = true
+	s.dirty.Workloads(namespace)
+	s.rewatch = s.rewatch || namespace == s.World.Config.RootNamespace
+}
+
+func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Telemetry {
+	out := &mesh.Telemetry{Owner: mesh.Owner{Kind: r.kind, Namespace: object.Namespace, Name: object.Name}, Selector: object.Spec.GetSelector().GetMatchLabels(),
+		Created: object.CreationTimestamp.Unix(), Spec: &object.Spec}
+	if object.Spec.TargetRef != nil || len(object.Spec.TargetRefs) > 0 {
+		r.warn("spec.targetRefs", ReasonUnsupported, "is not supported, and the object has no effect; use a selector")
+		out.Spec = &api.Telemetry{}
+	}
+	for i, log := range object.Spec.AccessLogging {
+		at := fmt.Sprintf("spec.accessLogging[%d]", i)
+		s.checkProviders(log.Providers, at, r, func(p *meshapi.MeshConfig_ExtensionProvider) bool {
+			return p.GetEnvoyFileAccessLog() != nil || mesh.LogService(p) != nil
+		})
+		if why := checkExpression(log.GetFilter().GetExpression()); why != "" {
+			r.refuse(at+".filter.expression", "%s", why)
+			out.Spec = withoutLogs(out.Spec)
+		}
+	}
+	for i, trace := range object.Spec.Tracing {
+		at := fmt.Sprintf("spec.tracing[%d]", i)
+		s.checkProviders(trace.Providers, at, r, func(p *meshapi.MeshConfig_ExtensionProvider) bool { return mesh.TraceService(p) != nil })
+		if len(trace.Providers) > 1 {
+			r.warn(at+".providers", ReasonUnsupported, "calls are traced to one provider; the first counts")
+		}
+	}
+	for i, metrics := range object.Spec.Metrics {
+		for k, override := range metrics.Overrides {
+			if at := fmt.Sprintf("spec.metrics[%d].overrides[%d]", i, k); len(override.TagOverrides) > 0 {
+				r.warn(at+".tagOverrides", ReasonUnsupported, "labels cannot be changed here, and stay as they are; do it where the metrics are read, by relabelling")
+			} else if override.GetMatch().GetCustomMetric() != "" {
+				r.warn(at+".match.customMetric", ReasonUnsupported, "the proxies count Istio's own metrics only")
+			}
+		}
+	}
+	return out
+}
+
+// checkProviders tells of names that MeshConfig does not have, or not for this.
+func (s *step) checkProviders(refs []*api.ProviderRef, field string, r *report, fits func(*meshapi.MeshConfig_ExtensionProvider) bool) {
+	for i, ref := range refs {
+		at := fmt.Sprintf("%s.providers[%d].name", field, i)
+		switch p := s.World.Config.Observers.Providers[ref.Name]; {
+		case p == nil:
+			r.warn(at, ReasonReference, "MeshConfig has no extension provider %q", ref.Name)
+		case !fits(p):
+			r.warn(at, ReasonInvalid, "the extension provider %q is not for this, or of a kind that is not supported", ref.Name)
+		}
+	}
+}
+
+// withoutLogs is a Telemetry that says nothing of logs.
+func withoutLogs(spec *api.Telemetry) *api.Telemetry {
+	return &api.Telemetry{Selector: spec.Selector, Tracing: spec.Tracing, Metrics: spec.Metrics}
+}
+
+// checkExpression says why a CEL expression cannot be read; Envoy would refuse the listener that has it.
+func checkExpression(text string) string {
+	if text == "" {
+		return ""
+	}
+	environment, err := cel.NewEnv()
+	if err != nil {
+		return err.Error()
+	}
+	if _, issues := environment.Parse(text); issues.Err() != nil {
+		return issues.Err().Error()
+	}
+	return ""
+}
+
+// builtIn are the providers that every mesh has.
+func builtIn(api *meshapi.MeshConfig) map[string]*meshapi.MeshConfig_ExtensionProvider {
+	return map[string]*meshapi.MeshConfig_ExtensionProvider{
+		"envoy": fileProvider("envoy", "/dev/stdout", api), "prometheus": {Name: "prometheus", Provider: &meshapi.MeshConfig_ExtensionProvider_Prometheus{}},
+	}
+}
+
+// fileProvider writes a file as MeshConfig says.
+func fileProvider(name, path string, api *meshapi.MeshConfig) *meshapi.MeshConfig_ExtensionProvider {
+	file := &meshapi.MeshConfig_ExtensionProvider_EnvoyFileAccessLogProvider{Path: path}
+	if api.AccessLogEncoding == meshapi.MeshConfig_JSON {
+		file.LogFormat = &meshapi.MeshConfig_ExtensionProvider_EnvoyFileAccessLogProvider_LogFormat{LogFormat: &meshapi.MeshConfig_ExtensionProvider_EnvoyFileAccessLogProvider_LogFormat_Labels{Labels: labelsFormat(api.AccessLogFormat)}}
+	} else if api.AccessLogFormat != "" {
+		file.LogFormat = &meshapi.MeshConfig_ExtensionProvider_EnvoyFileAccessLogProvider_LogFormat{LogFormat: &meshapi.MeshConfig_ExtensionProvider_EnvoyFileAccessLogProvider_LogFormat_Text{Text: api.AccessLogFormat}}
+	}
+	return &meshapi.MeshConfig_ExtensionProvider{Name: name, Provider: &meshapi.MeshConfig_ExtensionProvider_EnvoyFileAccessLog{EnvoyFileAccessLog: file}}
+}
+
+// labelsFormat reads a JSON access log's format; without one it is Istio's.
+func labelsFormat(text string) *structpb.Struct {
+	out := &structpb.Struct{}
+	if text == "" || protojson.Unmarshal([]byte(text), out) != nil {
+		out = jsonFormat()
+	}
+	return out
+}
+
+// jsonFormat is Istio's access log in JSON.
+// https://istio.io/latest/docs/tasks/observability/logs/access-log/
+func jsonFormat() *structpb.Struct {
+	out := &structpb.Struct{Fields: map[string]*structpb.Value{}}
+	for name, value := range map[string]string{
+		"start_time": "%START_TIME%", "method": "%REQ(:METHOD)%", "path": "%REQ(X-ENVOY-ORIGINAL-PATH?:PATH)%", "protocol": "%PROTOCOL%", "response_code": "%RESPONSE_CODE%",
+		"response_flags": "%RESPONSE_FLAGS%", "response_code_details": "%RESPONSE_CODE_DETAILS%", "connection_termination_details": "%CONNECTION_TERMINATION_DETAILS%",
+		"upstream_transport_failure_reason": "%UPSTREAM_TRANSPORT_FAILURE_REASON%", "bytes_received": "%BYTES_RECEIVED%", "bytes_sent": "%BYTES_SENT%", "duration": "%DURATION%",
+		"upstream_service_time": "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%", "x_forwarded_for": "%REQ(X-FORWARDED-FOR)%", "user_agent": "%REQ(USER-AGENT)%", "request_id": "%REQ(X-REQUEST-ID)%",
+		"authority": "%REQ(:AUTHORITY)%", "upstream_host": "%UPSTREAM_HOST%", "upstream_cluster": "%UPSTREAM_CLUSTER_RAW%", "upstream_local_address": "%UPSTREAM_LOCAL_ADDRESS%",
+		"downstream_local_address": "%DOWNSTREAM_LOCAL_ADDRESS%", "downstream_remote_address": "%DOWNSTREAM_REMOTE_ADDRESS%", "requested_server_name": "%REQUESTED_SERVER_NAME%", "route_name": "%ROUTE_NAME%",
+	} {
+		out.Fields[name] = structpb.NewStringValue(value)
+	}
+	return out
+}
+
+// hostPort reads HOST:PORT.
+func hostPort(text string) (host string, port uint32, ok bool) {
+	host, number, err := net.SplitHostPort(text)
+	if err != nil {
+		return "", 0, false
+	}
+	n, err := strconv.ParseUint(number, 10, 16)
+	return host, uint32(n), err == nil && host != ""
+}
+
+// observers reads what MeshConfig says of telemetry.
+func observers(api *meshapi.MeshConfig) (out mesh.Observers, file *meshapi.MeshConfig_ExtensionProvider) {
+	out.Providers = builtIn(api)
+	for _, p := range api.ExtensionProviders {
+		out.Providers[p.Name] = p
+	}
+	out.Logs, out.Tracing = api.GetDefaultProviders().GetAccessLogging(), api.GetDefaultProviders().GetTracing()
+	tracing := api.GetDefaultConfig().GetTracing()
+	out.Trace = mesh.Trace{Percent: 1, IstioTags: tracing.GetEnableIstioTags() == nil || tracing.EnableIstioTags.Value, MaxTagLength: tracing.GetMaxPathTagLength(), ByRequestID: true, Tags: map[string]*telemetryTag{}}
+	if tracing.GetSampling() > 0 {
+		out.Trace.Percent = tracing.Sampling
+	}
+	for name, tag := range tracing.GetCustomTags() {
+		out.Trace.Tags[name] = customTag(tag)
+	}
+	if service, port, ok := hostPort(tracing.GetZipkin().GetAddress()); ok && api.EnableTracing {
+		out.Trace.Provider = &meshapi.MeshConfig_ExtensionProvider{Name: "zipkin", Provider: &meshapi.MeshConfig_ExtensionProvider_Zipkin{Zipkin: &meshapi.MeshConfig_ExtensionProvider_ZipkinTracingProvider{Service: service, Port: port}}}
+	}
+	if api.AccessLogFile != "" {
+		file = fileProvider("", api.AccessLogFile, api)
+	}
+	return out, file
+}
+
+type telemetryTag = api.Tracing_CustomTag
+
+// customTag reads a tag as ProxyConfig writes it.
+func customTag(tag *meshapi.Tracing_CustomTag) *telemetryTag {
+	switch v := tag.Type.(type) {
+	case *meshapi.Tracing_CustomTag_Literal:
+		return &telemetryTag{Type: &api.Tracing_CustomTag_Literal{Literal: &api.Tracing_Literal{Value: v.Literal.GetValue()}}}
+	case *meshapi.Tracing_CustomTag_Environment:
+		return &telemetryTag{Type: &api.Tracing_CustomTag_Environment{Environment: &api.Tracing_Environment{Name: v.Environment.GetName(), DefaultValue: v.Environment.GetDefaultValue()}}}
+	case *meshapi.Tracing_CustomTag_Header:
+		return &telemetryTag{Type: &api.Tracing_CustomTag_Header{Header: &api.Tracing_RequestHeader{Name: v.Header.GetName(), DefaultValue: v.Header.GetDefaultValue()}}}
+	}
+	return &telemetryTag{}
+}
+
+// watch computes what is told of all calls: as MeshConfig says, and over it the root namespace's Telemetry.
+func (s *step) watch() {
+	watches := s.base.Observers
+	watches.Known = s.World.HasService
+	now := watches.Default(s.logFile)
+	if root := s.World.Telemetry(s.base.RootNamespace); root != nil {
+		now = now.With(root, watches)
+	}
+	if s.watched == s.base && reflect.DeepEqual(now, s.World.Config.Watches) {
+		return
+	}
+	next := *s.base
+	next.Watches = now
+	s.watched, s.World.Config = s.base, &next
+	s.dirty.All = true
+}
+
+// watchesHost says whether a host that changed is that of a provider.
+func (s *step) watchesHost() bool {
+	for _, p := range s.base.Observers.Providers {
+		for _, at := range []*mesh.ServicePort{mesh.LogService(p), mesh.TraceService(p)} {
+			if at != nil {
+				if _, changed := s.dirty.Hosts[world.HostOf(at.Service)]; changed {
+					return true
+				}
+			}
+		}
+	}
+	if at := mesh.TraceService(s.base.Observers.Trace.Provider); at != nil {
+		_, changed := s.dirty.Hosts[world.HostOf(at.Service)]
+		return changed
+	}
+	return false
+}

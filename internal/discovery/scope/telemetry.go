@@ -1,0 +1,51 @@
+package scope
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/discovery/world"
+)
+
+// telemetryKey is equal for the same objects in the same form.
+func telemetryKey(list []*mesh.Telemetry) string {
+	var parts []string
+	for _, t := range list {
+		parts = append(parts, fmt.Sprintf("%s/%s@%p", t.Namespace, t.Name, t))
+	}
+	return strings.Join(parts, " ")
+}
+
+// telemetries are the objects that the scope's key names.
+func (s *Scope) telemetries(w *world.World) []*mesh.Telemetry {
+	var out []*mesh.Telemetry
+	for _, part := range strings.Fields(s.Telemetry) {
+		path, _, _ := strings.Cut(part, "@")
+		namespace, name, _ := strings.Cut(path, "/")
+		if t, ok := w.Telemetries.Get(world.Key(namespace, name)); ok {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// watched is the mesh's configuration with what objects say of telemetry.
+func watched(w *world.World, list []*mesh.Telemetry) *mesh.Config {
+	if len(list) == 0 {
+		return w.Config
+	}
+	observers := w.Config.Observers
+	observers.Known = w.HasService
+	out := *w.Config
+	for _, t := range list {
+		out.Watches = out.Watches.With(t, observers)
+	}
+	return &out
+}
+
+// Config is the mesh's configuration as it counts for what a proxy takes, and a key that is equal for proxies of the same.
+func Config(w *world.World, proxy *mesh.Proxy) (config *mesh.Config, key string) {
+	list := w.TelemetriesOf(proxy.Namespace, proxy.Labels)
+	return watched(w, list), telemetryKey(list)
+}
