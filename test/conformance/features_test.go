@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
+	telemetry "istio.io/api/telemetry/v1alpha1"
 
 	"github.com/slipway-mesh/slipway/test/kubetest"
 )
@@ -29,7 +30,7 @@ var kinds = []struct {
 	{"VirtualService", &networking.VirtualService{}}, {"DestinationRule", &networking.DestinationRule{}}, {"Gateway", &networking.Gateway{}},
 	{"ServiceEntry", &networking.ServiceEntry{}}, {"Sidecar", &networking.Sidecar{}}, {"WorkloadEntry", &networking.WorkloadEntry{}},
 	{"WorkloadGroup", &networking.WorkloadGroup{}}, {"EnvoyFilter", &networking.EnvoyFilter{}}, {"PeerAuthentication", &security.PeerAuthentication{}},
-	{"RequestAuthentication", &security.RequestAuthentication{}}, {"AuthorizationPolicy", &security.AuthorizationPolicy{}},
+	{"RequestAuthentication", &security.RequestAuthentication{}}, {"AuthorizationPolicy", &security.AuthorizationPolicy{}}, {"Telemetry", &telemetry.Telemetry{}},
 }
 
 // proved has the cases that passed, with their negative controls, by field.

@@ -81,7 +81,8 @@ spec:
 `, name, namespace, name, labels)
 }
 
-// injectionLabels: the namespace's label injects new pods, removing it stops that, and a pod's own label overrides.
+// injectionLabels: the namespace's label injects new pods, removing it stops that, and a pod's own label overrides. A gateway's pod that
+// leaves its proxy to injection gets one.
 func (w *world) injectionLabels(t *testing.T) {
 	w.kubectl(t, "create", "namespace", "labels")
 	w.mustApply(t, podYAML("labels", "none", "")+podYAML("labels", "asks", `, sidecar.istio.io/inject: "true"`))
@@ -89,7 +90,8 @@ func (w *world) injectionLabels(t *testing.T) {
 	w.mustApply(t, podYAML("labels", "after", "")+podYAML("labels", "refuses", `, sidecar.istio.io/inject: "false"`))
 	w.kubectl(t, "label", "namespace", "labels", "istio-injection-")
 	w.mustApply(t, podYAML("labels", "later", ""))
-	for name, want := range map[string]string{"none": "1/1", "asks": "2/2", "after": "2/2", "refuses": "1/1", "later": "1/1"} {
+	w.mustApply(t, `{apiVersion: v1, kind: Pod, metadata: {name: edge, namespace: labels, labels: {app: edge, sidecar.istio.io/inject: "true"}, annotations: {inject.istio.io/templates: gateway}}, spec: {terminationGracePeriodSeconds: 0, containers: [{name: istio-proxy, image: auto}]}}`)
+	for name, want := range map[string]string{"none": "1/1", "asks": "2/2", "after": "2/2", "refuses": "1/1", "later": "1/1", "edge": "1/1"} {
 		w.waitReady(t, "labels", "app="+name, want)
 	}
 	w.kubectl(t, "delete", "namespace", "labels", "--wait=false")

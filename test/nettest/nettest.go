@@ -235,3 +235,9 @@ func (p *Pod) ListenPacket(t testing.TB, address string) net.PacketConn {
 	t.Cleanup(func() { _ = packets.Close() })
 	return packets
 }
+
+// Read returns what is in a file of the pod; nothing if there is none.
+func (p *Pod) Read(path string) string {
+	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/root%s", p.pid, path))
+	return string(text)
+}

@@ -99,7 +99,7 @@ func readers(t *testing.T) string {
 	if err != nil || len(files) == 0 {
 		t.Fatal("no injector", err)
 	}
-	for _, file := range append(files, "../../../charts/istiod/files/sidecar.yaml") {
+	for _, file := range append(files, "../../../charts/istiod/files/proxy.yaml", "../../../charts/istiod/files/sidecar.yaml", "../../../charts/istiod/files/gateway.yaml") {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

@@ -49,6 +49,7 @@ type status struct {
 // Pod returns the pod with its proxy. A pod that has one gets a new one in its place. The given pod is not changed.
 func Pod(config *Config, request Request) (*corev1.Pod, error) {
 	pod := strip(request.Pod.DeepCopy())
+	own := takeOverrides(pod)
 	d := templateData(config, request, pod)
 	names := config.DefaultTemplates
 	if asked := pod.Annotations[keyTemplates]; asked != "" {
@@ -67,6 +68,9 @@ func Pod(config *Config, request Request) (*corev1.Pod, error) {
 		if pod, err = merge(pod, patch); err != nil {
 			return nil, fmt.Errorf("template %s: %w", name, err)
 		}
+	}
+	if err := own.apply(pod); err != nil {
+		return nil, err
 	}
 	reorder(pod, d.Hold)
 	for name, value := range config.InjectedAnnotations {
@@ -126,6 +130,7 @@ func strip(pod *corev1.Pod) *corev1.Pod {
 	pod.Spec.Volumes = slices.DeleteFunc(pod.Spec.Volumes, func(v corev1.Volume) bool { return slices.Contains(was.Volumes, v.Name) })
 	pod.Spec.ImagePullSecrets = slices.DeleteFunc(pod.Spec.ImagePullSecrets, func(r corev1.LocalObjectReference) bool { return slices.Contains(was.ImagePullSecrets, r.Name) })
 	delete(pod.Annotations, keyStatus)
+	putBack(pod)
 	return pod
 }
 

@@ -15,7 +15,8 @@ import (
 
 func testConfig(t *testing.T) *Config {
 	t.Helper()
-	template, err := os.ReadFile("../../../charts/istiod/files/sidecar.yaml")
+	files := "../../../charts/istiod/files/"
+	shared, err := os.ReadFile(files + "proxy.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,20 +27,29 @@ func testConfig(t *testing.T) *Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config.Templates["sidecar"] = string(template)
+	for _, name := range []string{"sidecar", "gateway"} {
+		template, err := os.ReadFile(files + name + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		config.Templates[name] = string(shared) + string(template)
+	}
 	return config
 }
 
 func pods() map[string]*corev1.Pod {
 	app := corev1.Container{Name: "app", Image: "app", Ports: []corev1.ContainerPort{{ContainerPort: 80}}}
 	return map[string]*corev1.Pod{
-		"plain":      {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
-		"init":       {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "first"}}, Containers: []corev1.Container{app}}},
-		"volumes":    {ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"app": "x"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}, Volumes: []corev1.Volume{{Name: "own"}}}},
-		"scraped":    {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9102", "prometheus.io/path": "/m"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
-		"annotated":  {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"traffic.sidecar.istio.io/excludeOutboundPorts": "5432", "prometheus.io/scrape": "false"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
-		"probed":     {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{probed()}}},
-		"two apps":   {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: "other"}}}},
+		"plain":     {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
+		"init":      {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{InitContainers: []corev1.Container{{Name: "first"}}, Containers: []corev1.Container{app}}},
+		"volumes":   {ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"app": "x"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}, Volumes: []corev1.Volume{{Name: "own"}}}},
+		"scraped":   {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"prometheus.io/scrape": "true", "prometheus.io/port": "9102", "prometheus.io/path": "/m"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
+		"annotated": {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{"traffic.sidecar.istio.io/excludeOutboundPorts": "5432", "prometheus.io/scrape": "false"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
+		"probed":    {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{probed()}}},
+		"two apps":  {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: "other"}}}},
+		"gateway": {ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"istio": "edge"}, Annotations: map[string]string{keyTemplates: "gateway"}}, Spec: corev1.PodSpec{
+			Containers: []corev1.Container{{Name: proxyName, Image: "auto", Ports: []corev1.ContainerPort{{ContainerPort: 8443}}, Env: []corev1.EnvVar{{Name: "OWN", Value: "x"}}}}}},
+		"own proxy":  {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: proxyName, Image: "own/proxy", Env: []corev1.EnvVar{{Name: "OWN", Value: "x"}}}}}},
 		"deployment": {ObjectMeta: metav1.ObjectMeta{GenerateName: "d-5d4-", Labels: map[string]string{"pod-template-hash": "5d4"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
 	}
 }
@@ -206,11 +216,55 @@ func TestStreamPassesOtherDocuments(t *testing.T) {
 	}
 }
 
+// TestGateway: the container that a gateway's Deployment leaves to be filled in becomes a proxy, and what it says itself stays.
+func TestGateway(t *testing.T) {
+	injected, err := Pod(testConfig(t), Request{Pod: pods()["gateway"], Namespace: "n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(injected.Spec.Containers) != 1 || len(injected.Spec.InitContainers) != 0 {
+		t.Fatalf("%d containers and %d that capture", len(injected.Spec.Containers), len(injected.Spec.InitContainers))
+	}
+	proxy := injected.Spec.Containers[0]
+	variables := map[string]string{}
+	for _, v := range proxy.Env {
+		variables[v.Name] = v.Value
+	}
+	if proxy.Image != "hub/proxyv2:tag" || proxy.Args[1] != "router" || len(proxy.Ports) != 2 || variables["OWN"] != "x" || variables["CA_ADDR"] == "" || len(proxy.VolumeMounts) == 0 {
+		t.Errorf("the proxy is %+v", proxy)
+	}
+	if injected.Labels["istio"] != "edge" || injected.Annotations["prometheus.io/port"] != "15020" || len(injected.Spec.SecurityContext.Sysctls) != 1 {
+		t.Errorf("the pod is %+v, %+v", injected.ObjectMeta, injected.Spec.SecurityContext)
+	}
+}
+
+// TestOwnProxy: what a pod says of its sidecar goes before the template, wherever the template has it.
+func TestOwnProxy(t *testing.T) {
+	for _, native := range []bool{false, true} {
+		injected, err := Pod(testConfig(t), Request{Pod: pods()["own proxy"], Namespace: "n", Native: native})
+		if err != nil {
+			t.Fatal(err)
+		}
+		proxy := container(injected, proxyName)
+		if proxy.Image != "own/proxy" || len(proxy.Args) == 0 || (proxy.RestartPolicy != nil) != native {
+			t.Errorf("native %t: the proxy is %+v", native, proxy)
+		}
+		if n := len(injected.Spec.Containers) + len(injected.Spec.InitContainers); n != 3 {
+			t.Errorf("native %t: %d containers", native, n)
+		}
+	}
+}
+
 func BenchmarkInject(b *testing.B) {
+	shared, err := os.ReadFile("../../../charts/istiod/files/proxy.yaml")
+	if err != nil {
+		b.Fatal(err)
+	}
 	template, err := os.ReadFile("../../../charts/istiod/files/sidecar.yaml")
 	if err != nil {
 		b.Fatal(err)
 	}
+	template = append(shared, template...)
 	config := &Config{Policy: "enabled", DefaultTemplates: []string{"sidecar"}, Templates: map[string]string{"sidecar": string(template)}}
 	if err := json.Unmarshal([]byte(`{"global": {"logging": {}, "multiCluster": {}, "proxy": {"startupProbe": {}, "resources": {}}, "proxy_init": {}}}`), &config.Values); err != nil {
 		b.Fatal(err)

@@ -1,0 +1,236 @@
+package conformance
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	common "go.opentelemetry.io/proto/otlp/common/v1"
+	logs "go.opentelemetry.io/proto/otlp/logs/v1"
+	traces "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/slipway-mesh/slipway/test/nettest"
+)
+
+// collector takes logs and spans, and keeps a line of each.
+type collector struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (c *collector) add(line string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lines = append(c.lines, line)
+}
+
+// with returns a line that has all the words; false if there is none.
+func (c *collector) with(words ...string) (string, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+next:
+	for _, line := range c.lines {
+		for _, word := range words {
+			if !strings.Contains(line, word) {
+				continue next
+			}
+		}
+		return line, true
+	}
+	return "", false
+}
+
+func (c *collector) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lines = nil
+}
+
+// otlp takes what comes by OTLP: an export is, on the wire, what the data types are.
+func (c *collector) otlp(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	if strings.Contains(method, "LogsService") {
+		data := &logs.LogsData{}
+		if err := stream.RecvMsg(data); err != nil {
+			return err
+		}
+		for _, resource := range data.ResourceLogs {
+			for _, scope := range resource.ScopeLogs {
+				for _, record := range scope.LogRecords {
+					c.add("log " + record.Body.GetStringValue() + " " + attributes(record.Attributes) + attributes(resource.Resource.GetAttributes()))
+				}
+			}
+		}
+		return stream.SendMsg(&emptypb.Empty{})
+	}
+	data := &traces.TracesData{}
+	if err := stream.RecvMsg(data); err != nil {
+		return err
+	}
+	for _, resource := range data.ResourceSpans {
+		for _, scope := range resource.ScopeSpans {
+			for _, span := range scope.Spans {
+				c.add("span " + span.Name + " " + attributes(span.Attributes) + attributes(resource.Resource.GetAttributes()))
+			}
+		}
+	}
+	return stream.SendMsg(&emptypb.Empty{})
+}
+
+func attributes(list []*common.KeyValue) string {
+	var out strings.Builder
+	for _, a := range list {
+		fmt.Fprintf(&out, "%s=%s ", a.Key, a.Value.GetStringValue())
+	}
+	return out.String()
+}
+
+// collect runs a collector in a pod: OTLP on 4317, Zipkin on 9411.
+func collect(t *testing.T, p *nettest.Pod) *collector {
+	t.Helper()
+	c := &collector{}
+	server := grpc.NewServer(grpc.UnknownServiceHandler(c.otlp))
+	listener := p.Listen(t, "0.0.0.0:4317")
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	zipkin := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		var list []struct {
+			Name          string
+			LocalEndpoint struct{ ServiceName string }
+			Tags          map[string]string
+		}
+		_ = json.Unmarshal(body, &list)
+		for _, span := range list {
+			c.add(fmt.Sprintf("zipkin %s %s %v", span.Name, span.LocalEndpoint.ServiceName, span.Tags))
+		}
+		w.WriteHeader(http.StatusAccepted)
+	})}
+	at := p.Listen(t, "0.0.0.0:9411")
+	go func() { _ = zipkin.Serve(at) }()
+	t.Cleanup(func() { _ = zipkin.Close() })
+	return c
+}
+
+const collectorService = `apiVersion: v1
+kind: Service
+metadata: {name: collector}
+spec:
+  clusterIP: 10.0.0.90
+  selector: {app: legacy}
+  ports: [{name: grpc-otlp, port: 4317, targetPort: 4317}, {name: http-zipkin, port: 9411, targetPort: 9411}]
+`
+
+// observed is the mesh's configuration with providers.
+func observed(more string) string {
+	return meshConfig("{" + more + "extensionProviders: [{name: file, envoyFileAccessLog: {path: /run/logs/file, logFormat: {labels: {code: \"%RESPONSE_CODE%\", to: \"%UPSTREAM_CLUSTER_RAW%\"}}}}, " +
+		"{name: otel-logs, envoyOtelAls: {service: collector.default.svc.cluster.local, port: 4317, logFormat: {text: \"called %REQ(:PATH)%\", labels: {code: \"%RESPONSE_CODE%\"}}}}, " +
+		"{name: otel, opentelemetry: {service: collector.default.svc.cluster.local, port: 4317}}, {name: zipkin, zipkin: {service: default/collector.default.svc.cluster.local, port: 9411}}, " +
+		"{name: lost, opentelemetry: {service: nowhere.test, port: 4317}}]}")
+}
+
+func telemetryObject(namespace, spec string) string {
+	return "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: case, namespace: " + namespace + "}\nspec: " + spec + "\n"
+}
+
+// TestTelemetryObjects runs what is logged, traced and counted, as MeshConfig and Telemetry say.
+func TestTelemetryObjects(t *testing.T) {
+	m := startPods(t)
+	m.kube.Apply(t, collectorService)
+	m.endpoints(t, "collector", m.pods.plain)
+	c := collect(t, m.pods.plain)
+	for _, p := range []*nettest.Pod{m.pods.client, m.pods.other, m.pods.v1, m.pods.v2} {
+		p.Mkdir(t, "/run/logs")
+	}
+	m.base = observed("") + "---\n" + withPolicy("")
+	m.kube.Apply(t, m.base)
+	m.prove(t, telemetryFeatures(t, c))
+	m.rejections(t)
+}
+
+func telemetryFeatures(t *testing.T, c *collector) []feature {
+	call := func(m *mesh, path string, headers ...string) error {
+		response, _, err := m.from(m.pods.client, reviewsIP+":80", "reviews", path, headers...)
+		return orErr(err, expect(response != nil && response.StatusCode == http.StatusOK, "answered %v", response))
+	}
+	// logs checks that a call leaves a line with the words in a pod's file.
+	logs := func(p func(*mesh) *nettest.Pod, file string, words ...string) func(*mesh) error {
+		return func(m *mesh) error {
+			before := p(m).Read(file)
+			if err := call(m, "/logged"); err != nil {
+				return err
+			}
+			return within(3*time.Second, func() error {
+				text := strings.TrimPrefix(p(m).Read(file), before)
+				for _, word := range words {
+					if !strings.Contains(text, word) {
+						return fmt.Errorf("%s has %q", file, text)
+					}
+				}
+				return nil
+			})
+		}
+	}
+	silent := func(check func(*mesh) error) func(*mesh) error {
+		return func(m *mesh) error { return expect(check(m) != nil, "it is logged") }
+	}
+	told := func(path string, words ...string) func(*mesh) error {
+		return func(m *mesh) error {
+			c.forget()
+			if err := call(m, path, "x-who", "jason"); err != nil {
+				return err
+			}
+			return within(8*time.Second, func() error {
+				_, ok := c.with(words...)
+				return expect(ok, "the collector has nothing of %v", words)
+			})
+		}
+	}
+	client := func(m *mesh) *nettest.Pod { return m.pods.client }
+	v1 := func(m *mesh) *nettest.Pod { return m.pods.v1 }
+	toV1 := "---\n" + forMesh("http: [{route: [{destination: {host: reviews, subset: v1}}]}]")
+	const file, all = "/run/logs/file", "accessLogging: [{providers: [{name: file}]}]"
+	object := func(spec string) string { return telemetryObject("default", spec) + toV1 }
+	return []feature{
+		{name: "MeshConfig accessLogFile in JSON", proves: "MeshConfig.accessLogFile MeshConfig.accessLogEncoding", with: observed("accessLogFile: /run/logs/mesh, accessLogEncoding: JSON, ") + toV1, without: observed("accessLogFile: /run/logs/mesh, ") + toV1,
+			check: logs(client, "/run/logs/mesh", `"path":"/logged"`, `"response_code":200`)},
+		{name: "MeshConfig accessLogFormat", proves: "MeshConfig.accessLogFormat", with: observed(`accessLogFile: /run/logs/mesh, accessLogFormat: "own %RESPONSE_CODE%\n", `) + toV1, without: observed("accessLogFile: /run/logs/mesh, ") + toV1, check: logs(client, "/run/logs/mesh", "own 200")},
+		{name: "Telemetry accessLogging", proves: "Telemetry.accessLogging.providers.name", with: object("{" + all + "}"), check: both(logs(client, file, `"code":200`, `"to":"outbound|80|v1|reviews`), logs(v1, file, `"to":"inbound|8080||"`))},
+		{name: "Telemetry accessLogging of the whole mesh", proves: "Telemetry.accessLogging.providers.name", with: telemetryObject("istio-system", "{"+all+"}") + toV1, check: logs(client, file, `"code":200`)},
+		{name: "Telemetry selector", proves: "Telemetry.selector.matchLabels", with: object("{selector: {matchLabels: {version: v1}}, " + all + "}"), without: object("{selector: {matchLabels: {version: v9}}, " + all + "}"), check: both(logs(v1, file, `"to":"inbound`), silent(logs(client, file, `"code"`)))},
+		{name: "Telemetry accessLogging of those who are called", proves: "Telemetry.accessLogging.match.mode", with: object("{accessLogging: [{match: {mode: SERVER}, providers: [{name: file}]}]}"), without: object("{accessLogging: [{match: {mode: CLIENT}, providers: [{name: file}]}]}"),
+			check: both(logs(v1, file, `"to":"inbound`), silent(logs(client, file, `"code"`)))},
+		{name: "Telemetry accessLogging disabled", proves: "Telemetry.accessLogging.disabled", with: telemetryObject("istio-system", "{"+all+"}") + "---\n" + object("{accessLogging: [{disabled: true}]}"), without: telemetryObject("istio-system", "{"+all+"}") + "---\n" + object("{selector: {matchLabels: {app: nobody}}, accessLogging: [{disabled: true}]}"), check: silent(logs(client, file, `"code"`))},
+		{name: "Telemetry accessLogging filter", proves: "Telemetry.accessLogging.filter.expression", with: object("{accessLogging: [{providers: [{name: file}], filter: {expression: 'response.code >= 400'}}]}"), without: object("{accessLogging: [{providers: [{name: file}], filter: {expression: 'response.code >= 200'}}]}"), check: silent(logs(client, file, `"code"`))},
+		{name: "Telemetry accessLogging by OTLP", proves: "MeshConfig.extensionProviders", with: object("{accessLogging: [{providers: [{name: otel-logs}]}]}"), check: told("/otlp", "log called /otlp", "code=200")},
+		{name: "MeshConfig defaultProviders", proves: "MeshConfig.defaultProviders", with: observed("defaultProviders: {accessLogging: [otel-logs]}, ") + toV1, check: told("/default", "log called /default")},
+		{name: "Telemetry tracing by OpenTelemetry", proves: "Telemetry.tracing.providers.name Telemetry.tracing.randomSamplingPercentage", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}"), without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 0}]}"),
+			check: both(told("/span", "span reviews.default.svc.cluster.local:80/*", "upstream_cluster=outbound|80|v1|", "service.name=client.default", "istio.canonical_service=client", "istio.namespace=default"), told("/span", "span", "upstream_cluster=inbound|8080||", "service.name=reviews.default"))},
+		{name: "Telemetry tracing by Zipkin", proves: "Telemetry.tracing.providers.name", with: object("{tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 100}]}"), without: object("{tracing: [{providers: [{name: lost}], randomSamplingPercentage: 100}]}"), check: told("/zipkin", "zipkin reviews.default.svc.cluster.local:80/*", "client.default")},
+		{name: "Telemetry tracing customTags", proves: "Telemetry.tracing.customTags", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100, customTags: {colour: {literal: {value: blue}}, who: {header: {name: x-who}}, where: {environment: {name: POD_NAMESPACE}}, how: {formatter: {value: '%PROTOCOL%'}}}}]}"),
+			without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}"), check: told("/tags", "colour=blue", "who=jason", "where=default", "how=HTTP/1.1")},
+		{name: "Telemetry tracing enableIstioTags", proves: "Telemetry.tracing.enableIstioTags", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100, enableIstioTags: true}]}"), without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100, enableIstioTags: false}]}"), check: told("/own", "istio.canonical_revision=latest")},
+		{name: "Telemetry tracing disableSpanReporting", proves: "Telemetry.tracing.disableSpanReporting", with: telemetryObject("istio-system", "{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}") + "---\n" + object("{tracing: [{disableSpanReporting: true}]}"),
+			without: telemetryObject("istio-system", "{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}") + "---\n" + object("{selector: {matchLabels: {app: nobody}}, tracing: [{disableSpanReporting: true}]}"), check: silent(told("/quiet", "span"))},
+		{name: "Telemetry metrics disabled", proves: "Telemetry.metrics.overrides.disabled Telemetry.metrics.overrides.match.metric Telemetry.metrics.overrides.match.mode", with: object("{metrics: [{overrides: [{match: {metric: REQUEST_COUNT, mode: CLIENT}, disabled: true}]}]}"), without: object("{metrics: [{overrides: [{match: {metric: REQUEST_COUNT, mode: SERVER}, disabled: true}]}]}"),
+			check: func(m *mesh) error {
+				before, err := m.counted(m.pods.client, "15020", "istio_requests_total", "destination_service_name", "reviews")
+				if err == nil {
+					err = call(m, "/")
+				}
+				if err != nil {
+					return err
+				}
+				time.Sleep(300 * time.Millisecond)
+				after, err := m.counted(m.pods.client, "15020", "istio_requests_total", "destination_service_name", "reviews")
+				return orErr(err, expect(after == before, "requests are counted"))
+			}},
+	}
+}
