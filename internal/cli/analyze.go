@@ -238,7 +238,7 @@ var clusterKinds = []schema.GroupVersionKind{
 	{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"}, {Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "WorkloadEntry"}, {Group: "networking.istio.io", Version: "v1", Kind: "Sidecar"},
 	{Group: "networking.istio.io", Version: "v1alpha3", Kind: "EnvoyFilter"}, {Group: "security.istio.io", Version: "v1", Kind: "PeerAuthentication"}, {Group: "security.istio.io", Version: "v1", Kind: "RequestAuthentication"},
-	{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"}, {Group: "networking.k8s.io", Version: "v1", Kind: "Ingress"}, {Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass"},
+	{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"}, {Group: "telemetry.istio.io", Version: "v1", Kind: "Telemetry"}, {Group: "networking.k8s.io", Version: "v1", Kind: "Ingress"}, {Group: "networking.k8s.io", Version: "v1", Kind: "IngressClass"},
 }
 
 func readCluster(ctx context.Context, g *global, meshConfig string) ([]source.Change, error) {

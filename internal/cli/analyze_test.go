@@ -52,6 +52,22 @@ func routes(spec string) string {
 	return reviews + "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews, namespace: default}\nspec: " + spec + "\n"
 }
 
+// istio is an object of one of Istio's APIs.
+func istio(group, kind, name, spec string) string {
+	version := "v1"
+	if kind == "EnvoyFilter" {
+		version = "v1alpha3"
+	}
+	return "apiVersion: " + group + ".istio.io/" + version + "\nkind: " + kind + "\nmetadata: {name: " + name + ", namespace: default}\nspec: " + spec + "\n---\n"
+}
+
+const (
+	pod        = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, namespace: default, labels: {app: web, version: v1, istio: edge}}\nspec: {containers: [{name: a, image: b}]}\nstatus: {phase: Running, podIP: 10.1.0.1}\n---\n"
+	webService = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: default}\nspec: {clusterIP: 10.0.0.3, selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}\n---\n"
+	edge       = "{selector: {istio: edge}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.test]}]}"
+	secured    = "{selector: {istio: edge}, servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.test], tls: {mode: SIMPLE, credentialName: one}}]}"
+)
+
 // TestAnalyze has a case for each reason: what is wrong is told, with its code and where it is, and what is right is not.
 func TestAnalyze(t *testing.T) {
 	const good = "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v1}}]}]}"
@@ -71,7 +87,24 @@ func TestAnalyze(t *testing.T) {
 		{"port without a protocol", strings.Replace(routes(good), "name: http", "name: web", 1), "Info [IST0118] (Service default/reviews) spec.ports[0].name"},
 		{"many ports and none named", strings.Replace(routes(good), "ports: [", "ports: [{name: http-two, port: 81}, ", 1), "Warning [IST0112] (VirtualService default/reviews) spec.http[0].route[0].destination.port"},
 		{"two Sidecars for all", "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a, namespace: default}\nspec: {egress: [{hosts: [./*]}]}\n---\napiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: b, namespace: default}\nspec: {egress: [{hosts: [./*]}]}\n", "Warning [IST0111] (Sidecar default/b) spec.workloadSelector"},
-		{"what is not there", "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {name: a, namespace: default}\nspec: {egress: [{port: {number: 80, protocol: HTTP_PROXY}, hosts: [./*]}]}\n", "Warning [SLW0001] (Sidecar default/a) spec.egress[0].port.protocol"},
+		{"what is not there", routes(good) + "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: a, namespace: default}\nspec: {host: reviews, trafficPolicy: {loadBalancer: {zoneAwareLbSetting: {enabled: true}}}}\n", "Warning [SLW0001] (DestinationRule default/a) spec.trafficPolicy.loadBalancer.zoneAwareLbSetting"},
+		{"an expression that cannot be read", routes("{hosts: [reviews], http: [{match: [{uri: {regex: '('}}], route: [{destination: {host: reviews}}]}]}"), "Error [IST0122] (VirtualService default/reviews) spec.http[0].match[0].uri.regex"},
+		{"a policy for nobody", istio("security", "AuthorizationPolicy", "a", "{selector: {matchLabels: {app: nobody}}}"), "Warning [IST0127] (AuthorizationPolicy default/a) spec.selector"},
+		{"two Sidecars for a workload", pod + istio("networking", "Sidecar", "a", "{workloadSelector: {labels: {app: web}}, egress: [{hosts: [./*]}]}") + istio("networking", "Sidecar", "b", "{workloadSelector: {labels: {version: v1}}, egress: [{hosts: [./*]}]}"), "Warning [IST0110] (Sidecar default/b) spec.workloadSelector: selects Pod default/web"},
+		{"two Telemetries for a workload", pod + istio("telemetry", "Telemetry", "a", "{selector: {matchLabels: {app: web}}}") + istio("telemetry", "Telemetry", "b", "{selector: {matchLabels: {version: v1}}}"), "Warning [IST0159] (Telemetry default/b) spec.selector"},
+		{"two Telemetries for all", istio("telemetry", "Telemetry", "a", "{tracing: []}") + istio("telemetry", "Telemetry", "b", "{tracing: []}"), "Warning [IST0160] (Telemetry default/b) spec.selector"},
+		{"a provider that is not there", istio("telemetry", "Telemetry", "a", "{tracing: [{providers: [{name: nobody}]}]}"), "Error [IST0157] (Telemetry default/a) spec.tracing[0].providers[0].name"},
+		{"a provider for something else", istio("telemetry", "Telemetry", "a", "{tracing: [{providers: [{name: envoy}]}]}"), "Error [IST0157] (Telemetry default/a) spec.tracing[0].providers[0].name"},
+		{"two VirtualServices of a host", routes(good) + "---\n" + istio("networking", "VirtualService", "second", good), "Error [IST0109] (VirtualService default/second) spec.hosts[0]"},
+		{"two Gateways of a host", pod + istio("networking", "Gateway", "a", edge) + istio("networking", "Gateway", "b", edge), "Error [IST0145] (Gateway default/b) spec.servers[0]"},
+		{"a certificate of two Gateways", pod + istio("networking", "Gateway", "a", secured) + istio("networking", "Gateway", "b", strings.Replace(secured, "a.test", "b.test", 1)), "Warning [IST0138] (Gateway default/b) spec.servers[0].tls.credentialName"},
+		{"a port that no Service has", pod + webService + istio("networking", "Gateway", "a", strings.Replace(edge, "80", "8443", 1)), "Warning [IST0162] (Gateway default/a) spec.servers[0].port.number"},
+		{"a port of two protocols", pod + webService + strings.NewReplacer("name: web,", "name: other,", "http", "tcp").Replace(webService), "Warning [IST0116] (Service default/web) spec.ports[0]"},
+		{"plain text to who takes none", routes(good) + "---\n" + istio("security", "PeerAuthentication", "a", "{mtls: {mode: STRICT}}") + istio("networking", "DestinationRule", "b", "{host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}"), "Warning [IST0113] (DestinationRule default/b) spec.trafficPolicy.tls.mode"},
+		{"TCP without addresses", istio("networking", "ServiceEntry", "a", "{hosts: [db.test], resolution: DNS, ports: [{number: 5432, name: tcp, protocol: TCP}]}"), "Warning [IST0134] (ServiceEntry default/a) spec.ports[0]"},
+		{"a patch without effect", istio("networking", "EnvoyFilter", "a", "{configPatches: [{applyTo: CLUSTER, patch: {operation: REPLACE, value: {name: x}}}]}"), "Warning [IST0152] (EnvoyFilter default/a) spec.configPatches[0].patch.operation"},
+		{"a patch by place", istio("networking", "EnvoyFilter", "a", "{configPatches: [{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, value: {name: x}}}]}"), "Info [IST0151] (EnvoyFilter default/a) spec.configPatches[0].patch.operation"},
+		{"claims without tokens", routes("{hosts: [reviews], gateways: [a], http: [{match: [{headers: {'@request.auth.claims.group': {exact: x}}}], route: [{destination: {host: reviews, subset: v1}}]}]}") + "---\n" + istio("networking", "Gateway", "a", edge), "Warning [IST0149] (VirtualService default/reviews) spec.http[0].match[0].headers"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := slipway(t, "analyze", "--use-kube=false", file(t, c.text))

@@ -33,7 +33,9 @@ func (s *State) Analyze() []Problem {
 		s.analyzeService(service, r)
 		return false
 	})
-	s.analyzeSidecars(r)
+	for _, analyze := range []func(*report){s.analyzeSidecars, s.analyzeSelectors, s.analyzeHosts, s.analyzeServers, s.analyzeSecurity, s.analyzeEntries, s.analyzeShared, s.analyzePatches, s.analyzeTelemetry} {
+		analyze(r)
+	}
 	return r.list
 }
 
@@ -67,6 +69,7 @@ func (s *State) analyzeRoutes(object *networking.VirtualService, r *report) {
 			r.warn(field, ReasonHost, "no server of Gateway %s takes any of the hosts; add one of them to its servers' hosts", full)
 		}
 	}
+	s.analyzeClaims(object, r)
 	for i, rule := range object.Spec.Http {
 		for k, route := range rule.Route {
 			s.analyzeDestination(names, route.Destination, fmt.Sprintf("spec.http[%d].route[%d].destination", i, k), r)

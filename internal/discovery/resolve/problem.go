@@ -41,11 +41,38 @@ const (
 	ReasonDuplicate = "Duplicate"
 	// ReasonReference is of an object that another one names and that is not there.
 	ReasonReference = "ReferenceNotFound"
+	// ReasonNobody is of a selector that selects no workload; the two after it are of selectors that select the same.
+	ReasonNobody             = "NoMatchingWorkloads"
+	ReasonSidecarSelectors   = "ConflictingSidecars"
+	ReasonTelemetrySelectors = "ConflictingTelemetries"
+	ReasonTelemetries        = "MultipleTelemetries"
+	// ReasonMeshHosts is of a host that two VirtualServices have, ReasonGateways of hosts that two Gateways have, ReasonCertificate of
+	// a certificate that two have.
+	ReasonMeshHosts   = "ConflictingHosts"
+	ReasonGateways    = "ConflictingGateways"
+	ReasonCertificate = "DuplicateCertificate"
+	// ReasonServicePort is of a Gateway's port that no Service has, ReasonShared of a port that two Services have in different ways.
+	ReasonServicePort = "PortNotOnService"
+	ReasonShared      = "SharedPort"
+	// ReasonConflict is of a rule and a PeerAuthentication that cannot both be, ReasonAddresses of an entry that needs addresses.
+	ReasonConflict  = "MTLSConflict"
+	ReasonAddresses = "AddressesNeeded"
+	// ReasonPatch is of an operation without effect, ReasonRelative of one that depends on others.
+	ReasonPatch    = "PatchWithoutEffect"
+	ReasonRelative = "RelativePatch"
+	// ReasonClaims is of claims at gateways that look at no tokens, ReasonProvider of a provider that is not there.
+	ReasonClaims   = "ClaimsWithoutTokens"
+	ReasonProvider = "UnknownProvider"
+	// ReasonRegexp is of an expression that cannot be read.
+	ReasonRegexp = "InvalidRegexp"
 )
 
 // codes are Istio's, where it has one for the reason. https://istio.io/latest/docs/reference/config/analysis/
 var codes = map[string]string{
 	ReasonReference: "IST0101", ReasonInvalid: "IST0106", ReasonMissing: "IST0106", ReasonDeprecated: "IST0002", ReasonUnreachable: "IST0130", ReasonIneffective: "IST0131", ReasonHost: "IST0132",
+	ReasonNobody: "IST0127", ReasonSidecarSelectors: "IST0110", ReasonTelemetrySelectors: "IST0159", ReasonTelemetries: "IST0160", ReasonMeshHosts: "IST0109", ReasonGateways: "IST0145",
+	ReasonCertificate: "IST0138", ReasonServicePort: "IST0162", ReasonShared: "IST0116", ReasonConflict: "IST0113", ReasonAddresses: "IST0134", ReasonPatch: "IST0152", ReasonRelative: "IST0151",
+	ReasonClaims: "IST0149", ReasonProvider: "IST0157", ReasonRegexp: "IST0122",
 	ReasonPort: "IST0112", ReasonPortName: "IST0118", ReasonDuplicate: "IST0111", ReasonUnsupported: "SLW0001",
 }
 
@@ -72,9 +99,9 @@ func (p Problem) Code() string { return codes[p.Reason] }
 // Level says how bad it is: an Error keeps something from working.
 func (p Problem) Level() string {
 	switch {
-	case p.Refuse || p.Reason == ReasonReference:
+	case p.Refuse || p.Reason == ReasonReference || p.Reason == ReasonMeshHosts || p.Reason == ReasonGateways || p.Reason == ReasonProvider:
 		return LevelError
-	case p.Reason == ReasonPortName || p.Reason == ReasonDeprecated:
+	case p.Reason == ReasonPortName || p.Reason == ReasonDeprecated || p.Reason == ReasonRelative:
 		return LevelInfo
 	}
 	return LevelWarning

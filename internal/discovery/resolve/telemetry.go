@@ -40,9 +40,6 @@ func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Te
 	}
 	for i, log := range object.Spec.AccessLogging {
 		at := fmt.Sprintf("spec.accessLogging[%d]", i)
-		s.checkProviders(log.Providers, at, r, func(p *meshapi.MeshConfig_ExtensionProvider) bool {
-			return p.GetEnvoyFileAccessLog() != nil || mesh.LogService(p) != nil
-		})
 		if why := checkExpression(log.GetFilter().GetExpression()); why != "" {
 			r.refuse(at+".filter.expression", "%s", why)
 			out.Spec = withoutLogs(out.Spec)
@@ -50,7 +47,6 @@ func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Te
 	}
 	for i, trace := range object.Spec.Tracing {
 		at := fmt.Sprintf("spec.tracing[%d]", i)
-		s.checkProviders(trace.Providers, at, r, func(p *meshapi.MeshConfig_ExtensionProvider) bool { return mesh.TraceService(p) != nil })
 		if len(trace.Providers) > 1 {
 			r.warn(at+".providers", ReasonUnsupported, "calls are traced to one provider; the first counts")
 		}
@@ -65,19 +61,6 @@ func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Te
 		}
 	}
 	return out
-}
-
-// checkProviders tells of names that MeshConfig does not have, or not for this.
-func (s *step) checkProviders(refs []*api.ProviderRef, field string, r *report, fits func(*meshapi.MeshConfig_ExtensionProvider) bool) {
-	for i, ref := range refs {
-		at := fmt.Sprintf("%s.providers[%d].name", field, i)
-		switch p := s.World.Config.Observers.Providers[ref.Name]; {
-		case p == nil:
-			r.warn(at, ReasonReference, "MeshConfig has no extension provider %q", ref.Name)
-		case !fits(p):
-			r.warn(at, ReasonInvalid, "the extension provider %q is not for this, or of a kind that is not supported", ref.Name)
-		}
-	}
 }
 
 // withoutLogs is a Telemetry that says nothing of logs.

@@ -289,7 +289,7 @@ func checkMatches(matches []*api.HTTPMatchRequest, field string, r *report) bool
 func checkString(m *api.StringMatch, field string, r *report) {
 	if text, ok := m.GetMatchType().(*api.StringMatch_Regex); ok && text.Regex != "*" {
 		if _, err := regexp.Compile(text.Regex); err != nil {
-			r.refuse(field+".regex", "%q is no RE2 regular expression: %v", text.Regex, err)
+			r.add(field+".regex", ReasonRegexp, true, fmt.Sprintf("%q is no RE2 regular expression: %v", text.Regex, err))
 		}
 	}
 }

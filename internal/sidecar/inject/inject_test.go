@@ -48,7 +48,7 @@ func pods() map[string]*corev1.Pod {
 		"probed":    {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{probed()}}},
 		"two apps":  {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: "other"}}}},
 		"gateway": {ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"istio": "edge"}, Annotations: map[string]string{keyTemplates: "gateway"}}, Spec: corev1.PodSpec{
-			Containers: []corev1.Container{{Name: proxyName, Image: "auto", Ports: []corev1.ContainerPort{{ContainerPort: 8443}}, Env: []corev1.EnvVar{{Name: "OWN", Value: "x"}}}}}},
+			Containers: []corev1.Container{{Name: proxyName, Image: "auto", ImagePullPolicy: corev1.PullAlways, Ports: []corev1.ContainerPort{{ContainerPort: 8443}}, Env: []corev1.EnvVar{{Name: "OWN", Value: "x"}}}}}},
 		"own proxy":  {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: proxyName, Image: "own/proxy", Env: []corev1.EnvVar{{Name: "OWN", Value: "x"}}}}}},
 		"deployment": {ObjectMeta: metav1.ObjectMeta{GenerateName: "d-5d4-", Labels: map[string]string{"pod-template-hash": "5d4"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
 	}
@@ -230,7 +230,7 @@ func TestGateway(t *testing.T) {
 	for _, v := range proxy.Env {
 		variables[v.Name] = v.Value
 	}
-	if proxy.Image != "hub/proxyv2:tag" || proxy.Args[1] != "router" || len(proxy.Ports) != 2 || variables["OWN"] != "x" || variables["CA_ADDR"] == "" || len(proxy.VolumeMounts) == 0 {
+	if proxy.Image != "hub/proxyv2:tag" || proxy.ImagePullPolicy != "" || proxy.Args[1] != "router" || len(proxy.Ports) != 2 || variables["OWN"] != "x" || variables["CA_ADDR"] == "" || len(proxy.VolumeMounts) == 0 {
 		t.Errorf("the proxy is %+v", proxy)
 	}
 	if injected.Labels["istio"] != "edge" || injected.Annotations["prometheus.io/port"] != "15020" || len(injected.Spec.SecurityContext.Sysctls) != 1 {

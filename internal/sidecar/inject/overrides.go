@@ -88,8 +88,8 @@ func find(pod *corev1.Pod, name string) *corev1.Container {
 }
 
 func overlay(made *corev1.Container, own corev1.Container) error {
-	if own.Image == autoImage {
-		own.Image = ""
+	if own.Image == autoImage { // the API server takes it for an image that is always to be pulled
+		own.Image, own.ImagePullPolicy = "", ""
 	}
 	original, err := json.Marshal(made)
 	if err != nil {
