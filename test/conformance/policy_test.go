@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -115,28 +116,27 @@ func (m *mesh) stat(cluster, name string) (int, error) {
 	return statOf(m.pods.client, "cluster."+cluster+"."+name)
 }
 
-// statOf reads a statistic from the Envoy of a pod.
-func statOf(p *nettest.Pod, full string) (int, error) {
+// adminOf asks the Envoy of a pod.
+func adminOf(p *nettest.Pod, path string) (string, error) {
 	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return p.Dial(ctx, network, "127.0.0.1:15000")
 	}}}
-	request, err := http.NewRequest(http.MethodGet, "http://127.0.0.1:15000/stats", nil)
+	response, err := client.Get("http://127.0.0.1:15000" + path)
 	if err != nil {
-		return 0, err
-	}
-	query := request.URL.Query()
-	query.Set("filter", "^"+regexp.QuoteMeta(full)+"$")
-	request.URL.RawQuery = query.Encode()
-	response, err := client.Do(request)
-	if err != nil {
-		return 0, err
+		return "", err
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(response.Body)
+	return string(text), err
+}
+
+// statOf reads a statistic from the Envoy of a pod.
+func statOf(p *nettest.Pod, full string) (int, error) {
+	text, err := adminOf(p, "/stats?filter="+url.QueryEscape("^"+regexp.QuoteMeta(full)+"$"))
 	if err != nil {
 		return 0, err
 	}
-	_, value, found := strings.Cut(strings.TrimSpace(string(text)), ": ")
+	_, value, found := strings.Cut(strings.TrimSpace(text), ": ")
 	if !found {
 		return 0, fmt.Errorf("Envoy has no statistic %s", full)
 	}

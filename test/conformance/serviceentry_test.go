@@ -37,10 +37,13 @@ func serviceEntries(_ *testing.T, m *mesh) []feature {
 	}
 	const byHomeNetwork = ", loadBalancer: {localityLbSetting: {failoverPriority: [topology.istio.io/network]}}"
 	nearest := func(more string) string {
-		return "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: two}\nspec: {host: two.test, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 2}" + more + "}}\n"
+		return "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: two}\nspec: {host: two.test, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 100, consecutiveGatewayErrors: 100}" + more + "}}\n"
 	}
 	meshed := func(endpoint string) string {
 		return "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: two}\nspec: {hosts: [two.test], addresses: [10.88.1.5], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: web, protocol: HTTP, targetPort: 8080}], endpoints: [{address: " + m.pods.v1.Address + ", " + endpoint + "}]}\n"
+	}
+	retried := func(more string) string {
+		return "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: two}\nspec: {hosts: [two.test], http: [{retries: {attempts: 1, retryOn: connect-failure" + more + "}, route: [{destination: {host: two.test}}]}]}\n"
 	}
 	const numbered = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: two}\nspec: {hosts: [two.test], addresses: [10.88.1.5], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: %s, name: %s, protocol: HTTP}], endpoints: [{address: %s, ports: {web: 8081}}]}\n"
 	return []feature{
@@ -69,6 +72,8 @@ func serviceEntries(_ *testing.T, m *mesh) []feature {
 			return expect(second > 70 && second < 99, "the heavy one got %d of 100", second)
 		}},
 		{name: "ServiceEntry endpoints locality", proves: "ServiceEntry.endpoints.locality", check: times(6, portAnswers("8081")), with: two("locality: east/a", "locality: north/a/x") + nearest(""), without: two("locality: east/a", "locality: east/a") + nearest("")},
+		{name: "retries elsewhere", proves: "VirtualService.http.retries.retryRemoteLocalities", check: times(4, portAnswers("8081")), with: strings.Replace(two("locality: north/a", "locality: east/a"), "web: 8080", "web: 7", 1) + nearest("") + retried(", retryRemoteLocalities: true"),
+			without: strings.Replace(two("locality: north/a", "locality: east/a"), "web: 8080", "web: 7", 1) + nearest("") + retried("")},
 		{name: "ServiceEntry endpoints network", proves: "ServiceEntry.endpoints.network", check: times(6, portAnswers("8081")), with: two("network: away", "network: home") + nearest(byHomeNetwork), without: two("network: away", "network: away") + nearest(byHomeNetwork)},
 		{name: "ServiceEntry endpoints serviceAccount", proves: "ServiceEntry.endpoints.serviceAccount", with: meshed("serviceAccount: v1"), without: meshed("weight: 1"), check: func(m *mesh) error {
 			_, got, err := m.from(m.pods.client, "10.88.1.5:80", "two.test", "/")

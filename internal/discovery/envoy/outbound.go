@@ -146,7 +146,7 @@ func (o *Outbound) updateNames(lookup Lookup, hosts ...[]string) {
 }
 
 func (o *Outbound) madeClusters(outbound *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
-	key := clusterKey{config: o.config, service: outbound.Service, rule: outbound.Rule, place: placeKey(outbound), mtls: outbound.MTLS, edge: outbound.Edge, through: outbound.Through}
+	key := clusterKey{config: o.config.Plain(), service: outbound.Service, rule: outbound.Rule, place: placeKey(outbound), mtls: outbound.MTLS, edge: outbound.Edge, through: outbound.Through}
 	if outbound.Service != nil && outbound.Service.Resolution != mesh.Static {
 		key.endpoints = endpoints
 	}
@@ -157,7 +157,7 @@ func (o *Outbound) madeEndpoints(outbound *mesh.Outbound, endpoints *mesh.Endpoi
 	if outbound == nil {
 		return nil
 	}
-	key := endpointKey{o.config, outbound.Service, outbound.Rule, endpoints, placeKey(outbound), outbound.Edge, outbound.Through}
+	key := endpointKey{o.config.Plain(), outbound.Service, outbound.Rule, endpoints, placeKey(outbound), outbound.Edge, outbound.Through}
 	return remember(o.memo.host(outbound.Host, false).endpoints, key, func() []*Resource { return loadAssignments(o.config, outbound, endpoints) })
 }
 

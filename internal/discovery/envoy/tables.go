@@ -97,7 +97,7 @@ func (o *Outbound) madeVirtualHost(lookup Lookup, host string, th tableHost) *Re
 	if outbound.Routes != nil {
 		return build()
 	}
-	return remember(o.memo.host(host, false).virtual, virtualKey{o.config, outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ",")}, build)
+	return remember(o.memo.host(host, false).virtual, virtualKey{o.config.Plain(), outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ",")}, build)
 }
 
 // publishVirtualHosts puts what was made into the sections, with the tables that it stands in.

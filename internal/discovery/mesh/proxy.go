@@ -113,6 +113,8 @@ type Config struct {
 	IngressSelector        string // of label istio: which gateways serve Ingresses
 	DNSRefreshMillis       int64
 	H2Upgrade              bool // HTTP/1.1 is spoken to clusters as HTTP/2
+	// Of is the mesh's own configuration where this is that of some workloads; see Plain.
+	Of *Config
 	// Observers and Watches are what is told of calls: by MeshConfig, and all in all.
 	Observers Observers
 	Watches   Watches
@@ -125,4 +127,12 @@ type Config struct {
 	Retries    *networking.HTTPRetry
 	// ExportRoutes, ExportRules and ExportServices are the exportTo of objects that have none.
 	ExportRoutes, ExportRules, ExportServices []string
+}
+
+// Plain is the mesh's own configuration. What says nothing of telemetry or of hosts in no registry is the same by it.
+func (c *Config) Plain() *Config {
+	if c.Of != nil {
+		return c.Of
+	}
+	return c
 }

@@ -88,8 +88,9 @@ func Next(previous *State, changes []source.Change) (*State, world.Dirty) {
 		step.apply(change)
 	}
 	step.refreshEndpoints()
-	if step.rewatch || step.watchesHost() {
+	if known := step.watchesHost(); step.rewatch || known {
 		step.watch()
+		step.dirty.All = step.dirty.All || known && step.World.Telemetries.Len() > 0
 	}
 	return step.State, step.dirty
 }

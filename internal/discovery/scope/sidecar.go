@@ -15,6 +15,7 @@ func (s *Scope) configure(w *world.World) *mesh.Config {
 		return config
 	}
 	out := *config
+	out.Of = w.Config
 	out.AllowAny, out.EgressProxy = s.Sidecar.Policy.AllowAny, s.Sidecar.Policy.Proxy
 	return &out
 }

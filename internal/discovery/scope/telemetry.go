@@ -38,6 +38,7 @@ func watched(w *world.World, list []*mesh.Telemetry) *mesh.Config {
 	observers := w.Config.Observers
 	observers.Known = w.HasService
 	out := *w.Config
+	out.Of = w.Config
 	for _, t := range list {
 		out.Watches = out.Watches.With(t, observers)
 	}
