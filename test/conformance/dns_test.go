@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -65,7 +66,7 @@ func TestNames(t *testing.T) {
 	m.injectWith(t, m.pods.client, "default", "{app: client}", []string{"ISTIO_META_DNS_CAPTURE=true"}, "--redirect-dns")
 	kubetest.Eventually(t, 30*time.Second, func() error {
 		response, _, err := m.from(m.pods.client, "127.0.0.1:15021", "localhost", "/healthz/ready")
-		return orErr(err, expect(response != nil && response.StatusCode == 200, "the client is not ready: %v", response))
+		return orErr(err, expect(response != nil && response.StatusCode == http.StatusOK, "the client is not ready: %v", response))
 	})
 	m.prove(t, nameFeatures(m, server))
 	m.rejections(t)

@@ -208,7 +208,7 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
 	https := gatewayTLS(t).object("mode: SIMPLE, credentialName: a-test")
 	return []feature{
 		{name: "Gateway port name, in the name of its routes", proves: "Gateway.servers.port.name", with: byName + https, without: byName + strings.Replace(https, "name: https", "name: other", 1),
-			check: adminSays("/config_dump?resource=dynamic_route_configs", fmt.Sprintf("https.%d.https.case.default", casePort))},
+			check: adminSays("/config_dump?resource=dynamic_listeners&mask=active_state", fmt.Sprintf("https.%d.https.case.default", casePort))},
 		{name: "Gateway TLS PASSTHROUGH by SNI", proves: "Gateway.servers.tls.mode VirtualService.tls.match.sniHosts", check: answersBy(t, "secured", caller{name: "secure.test"}),
 			with: securedEntry(secured) + caseGateway(fmt.Sprintf("{port: {number: %d, name: tls, protocol: TLS}, hosts: [secure.test], tls: {mode: PASSTHROUGH}}", casePort), "hosts: [secure.test], gateways: [case], tls: [{match: [{sniHosts: [secure.test]}], route: [{destination: {host: secure.test, port: {number: 443}}}]}]")},
 		{name: "Gateway TLS AUTO_PASSTHROUGH", proves: "Gateway.servers.tls.mode", with: securedEntry(secured) + autoPassthrough, without: securedEntry(secured) + strings.Replace(autoPassthrough, "AUTO_PASSTHROUGH", "PASSTHROUGH", 1),

@@ -14,6 +14,9 @@ import (
 	"github.com/slipway-mesh/slipway/test/nettest"
 )
 
+// patience is how long an answer is waited for: longer than Envoy tries to connect, so that what leads nowhere is told apart from what is slow.
+const patience = 20 * time.Second
+
 // load sends requests to a host, so many a second, from inside a pod.
 type load struct {
 	from          *nettest.Pod
@@ -26,7 +29,7 @@ type load struct {
 
 // run sends requests until the context ends, on connections that are kept, as applications do.
 func (l *load) run(ctx context.Context, perSecond int) {
-	client := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{MaxIdleConnsPerHost: 64, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 		return l.from.Dial(ctx, network, l.address)
 	}}}
 	defer client.CloseIdleConnections()
@@ -76,6 +79,19 @@ func (m *mesh) startEdge(t *testing.T, p *nettest.Pod) {
 	p.Start(t, proxyUser, environment, agent, "proxy", "router", "--domain", "default.svc.cluster.local", "--concurrency", "1")
 }
 
+// started sends requests by all loads; stop waits until the last is answered.
+func started(t *testing.T, loads []*load) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	for _, l := range loads {
+		group.Go(func() { l.run(ctx, 250) })
+	}
+	return func() {
+		cancel()
+		group.Wait()
+	}
+}
+
 func routeTo(subset string) string {
 	return fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: load}\nspec: {hosts: [reviews.default.svc.cluster.local], gateways: [mesh, edge], http: [{route: [{destination: {host: reviews, subset: %s, port: {number: 80}}}]}]}\n", subset)
 }
@@ -102,18 +118,14 @@ func TestChangesUnderLoad(t *testing.T) {
 			return orErr(err, expect(response != nil && got.Version == "v1", "%s is answered by %q: %v", l.host, got.Version, response))
 		})
 	}
-	ctx, stop := context.WithCancel(t.Context())
-	var group sync.WaitGroup
-	for _, l := range loads {
-		group.Go(func() { l.run(ctx, 250) })
-	}
-	defer func() {
-		stop()
-		group.Wait()
+	stop := started(t, loads)
+	lossless := func(t *testing.T) {
 		for _, l := range loads {
-			t.Logf("%d requests to %s from %s", l.sent, l.host, l.from.Name)
+			if lost := l.lost(); len(lost) > 0 {
+				t.Errorf("%d requests to %s from %s are lost, such as %s", len(lost), l.host, l.from.Name, lost[0])
+			}
 		}
-	}()
+	}
 	settled := func() { time.Sleep(1500 * time.Millisecond) }
 	rename := func(port string) func() {
 		service := "apiVersion: v1\nkind: Service\nmetadata: {name: reviews}\nspec:\n  clusterIP: " + reviewsIP + "\n  selector: {app: reviews}\n  ports: [{name: " + port + ", port: 80, targetPort: 8080}]\n"
@@ -180,13 +192,15 @@ func TestChangesUnderLoad(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			c.change()
 			settled()
-			for _, l := range loads {
-				if lost := l.lost(); len(lost) > 0 {
-					t.Errorf("%d requests to %s from %s are lost, such as %s", len(lost), l.host, l.from.Name, lost[0])
-				}
-			}
+			lossless(t)
 		})
 	}
+	stop()
+	lossless(t)
+	for _, l := range loads {
+		t.Logf("%d requests to %s from %s", l.sent, l.host, l.from.Name)
+	}
+	defer started(t, loads)()
 	t.Run("what must lose requests is seen to", func(t *testing.T) { // the control: a subset goes that is still in use
 		m.kube.Apply(t, subsets("v1"))
 		kubetest.Eventually(t, 15*time.Second, func() error {

@@ -43,7 +43,7 @@ func serviceEntries(_ *testing.T, m *mesh) []feature {
 		return "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: two}\nspec: {hosts: [two.test], addresses: [10.88.1.5], location: MESH_INTERNAL, resolution: STATIC, ports: [{number: 80, name: web, protocol: HTTP, targetPort: 8080}], endpoints: [{address: " + m.pods.v1.Address + ", " + endpoint + "}]}\n"
 	}
 	retried := func(more string) string {
-		return "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: two}\nspec: {hosts: [two.test], http: [{retries: {attempts: 1, retryOn: connect-failure" + more + "}, route: [{destination: {host: two.test}}]}]}\n"
+		return "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: two}\nspec: {hosts: [two.test], http: [{retries: {attempts: 4, retryOn: connect-failure" + more + "}, route: [{destination: {host: two.test}}]}]}\n"
 	}
 	const numbered = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: two}\nspec: {hosts: [two.test], addresses: [10.88.1.5], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: %s, name: %s, protocol: HTTP}], endpoints: [{address: %s, ports: {web: 8081}}]}\n"
 	return []feature{

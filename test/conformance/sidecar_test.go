@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -80,11 +81,17 @@ var sidecarFeatures = []feature{
 	{name: "HTTP by appProtocol, before the port's name", proves: "Service.spec.ports.appProtocol", with: forMesh(httpToV2), check: times(8, served("v2", reviewsIP+":8082", "reviews:8082", "/"))},
 	{name: "HTTP on an unnamed port is found out", proves: "Service.spec.ports", with: forMesh(httpToV2), check: times(8, served("v2", reviewsIP+":9001", "reviews:9001", "/"))},
 	{name: "statPrefix", proves: "VirtualService.http.match.statPrefix", with: forMesh("http: [{match: [{uri: {prefix: /}, statPrefix: counted}], route: [{destination: {host: reviews}}]}]"), check: func(m *mesh) error {
-		if err := answered(200)(m); err != nil {
+		counted := func() (string, error) {
+			err := answered(200)(m)
+			text, failed := adminOf(m.pods.client, "/stats?filter=route.counted.upstream_rq_completed")
+			return text, errors.Join(err, failed)
+		}
+		before, err := counted()
+		if err != nil {
 			return err
 		}
-		text, err := adminOf(m.pods.client, "/stats?filter=route.counted.upstream_rq_completed")
-		return orErr(err, expect(strings.Contains(text, "route.counted.upstream_rq_completed:"), "Envoy counts %q", text))
+		after, err := counted()
+		return orErr(err, expect(before != "" && before != after, "Envoy counts %q and then %q", before, after))
 	}},
 	{name: "tcp route", proves: "VirtualService.tcp.route.destination.subset", with: forMesh("tcp: [{match: [{port: 9000}], route: [{destination: {host: reviews, subset: v2}}]}]"), check: times(8, spoken("v2", reviewsIP+":9000", ""))},
 	{name: "tcp weights", proves: "VirtualService.tcp.route.weight VirtualService.tcp.match.port", with: forMesh("tcp:\n- match: [{port: 9000}]\n  route: [{destination: {host: reviews, subset: v1}, weight: 0}, {destination: {host: reviews, subset: v2}, weight: 100}]"),

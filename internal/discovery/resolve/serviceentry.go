@@ -34,7 +34,7 @@ func (s *step) serviceEntry(namespace, name string, object *networking.ServiceEn
 		}
 		for i, host := range object.Spec.Hosts {
 			if !isEntryHost(host) {
-				r.refuse(fmt.Sprintf("spec.hosts[%d]", i), "%q is no host; addresses stand in spec.addresses", host)
+				r.refuse(fmt.Sprintf("spec.hosts[%d]", i), "%q is no host", host)
 				continue
 			}
 			hosts[host] = true
@@ -50,10 +50,8 @@ func (s *step) serviceEntry(namespace, name string, object *networking.ServiceEn
 	s.keepProblems(r)
 }
 
-// isEntryHost says whether a text can be the host of a ServiceEntry: neither an address nor every host that there is.
-func isEntryHost(host string) bool {
-	return host != "*" && hostPattern.MatchString(host) && !isAddress(host)
-}
+// isEntryHost says whether a text can be the host of a ServiceEntry, which every host that there is cannot.
+func isEntryHost(host string) bool { return host != "*" && hostPattern.MatchString(host) }
 
 func isAddress(text string) bool {
 	_, err := netip.ParseAddr(text)

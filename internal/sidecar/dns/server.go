@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -131,7 +132,7 @@ func (s *Server) answer(question *dns.Msg) *dns.Msg {
 		out.SetEdns0(options.UDPSize(), options.Do())
 	}
 	if records := s.records(asked, name, alias, addresses); len(records) > 0 {
-		out.Answer = append(alias, records...)
+		out.Answer = slices.Concat(alias, records)
 	}
 	return out
 }
