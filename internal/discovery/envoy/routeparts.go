@@ -144,6 +144,9 @@ func corsPolicy(c *networking.CorsPolicy) *cors.CorsPolicy {
 func cookieAttributes(cookie *networking.LoadBalancerSettings_ConsistentHashLB_HTTPCookie) []*route.RouteAction_HashPolicy_CookieAttribute {
 	var out []*route.RouteAction_HashPolicy_CookieAttribute
 	for _, a := range cookie.Attributes {
+		if a.Name == "" {
+			continue // it says nothing, and Envoy would refuse it
+		}
 		out = append(out, &route.RouteAction_HashPolicy_CookieAttribute{Name: a.Name, Value: a.Value})
 	}
 	return out

@@ -43,6 +43,10 @@ func convertGateway(domain string, object *networking.Gateway, r *report) *mesh.
 			r.refuse(field+".port.protocol", "%q is not a protocol; use one of HTTP, HTTPS, HTTP2, GRPC, TCP, TLS", from.Port.Protocol)
 			continue
 		}
+		if from.Bind != "" && !isAddress(from.Bind) {
+			r.refuse(field+".bind", "%q is no IP address; sockets of other kinds are not supported", from.Bind)
+			continue
+		}
 		if len(from.Hosts) == 0 {
 			r.refuse(field+".hosts", "is required")
 		}

@@ -116,6 +116,10 @@ func convertIngress(from *api.IstioIngressListener, field string, r *report) *me
 	if from.Tls != nil && !checkIngressTLS(protocol, from.Tls, field+".tls", r) {
 		return nil
 	}
+	if from.Bind != "" && !isAddress(from.Bind) {
+		r.refuse(field+".bind", "%q is no IP address", from.Bind)
+		return nil
+	}
 	out := &mesh.Ingress{Port: number, Protocol: protocol, Bind: from.Bind, Bound: from.CaptureMode == api.CaptureMode_NONE, Pool: soundPool(from.ConnectionPool, field+".connectionPool", r), TLS: from.Tls}
 	if from.DefaultEndpoint == "" || strings.HasPrefix(from.DefaultEndpoint, "unix://") {
 		out.Endpoint = from.DefaultEndpoint
