@@ -71,7 +71,7 @@ func runRedirect(args []string) error {
 	flags.StringVar(&o.ExcludeInbound, "d", "", "inbound ports not to capture")
 	flags.StringVar(&o.IncludeOutboundPorts, "q", "", "outbound ports to capture wherever they lead")
 	flags.StringVar(&o.ExcludeOutboundPorts, "o", "", "outbound ports not to capture")
-	dns := flags.Bool("redirect-dns", dnsCaptured(), "lead DNS questions to the agent")
+	captured := flags.Bool("redirect-dns", dnsCaptured(), "lead DNS questions to the agent")
 	allDNS := flags.Bool("capture-all-dns", false, "whichever server they are for, and not only those of resolv.conf")
 	cleanup := flags.Bool("cleanup-only", false, "take the rules away")
 	flags.String("log_output_level", "", "accepted for compatibility")
@@ -85,7 +85,7 @@ func runRedirect(args []string) error {
 		return fmt.Errorf("-m %s: only REDIRECT is supported yet", *mode)
 	}
 	o.OutboundPort, o.InboundPort, o.ProxyUID, o.ProxyGID = uint16(*outbound), uint16(*inbound), uint32(*uid), uint32(*gid)
-	if *dns {
+	if *captured {
 		if err := captureDNS(&o, *allDNS); err != nil {
 			return err
 		}
@@ -99,12 +99,12 @@ func runRedirect(args []string) error {
 
 // captureDNS leads the questions for the servers that the pod has, or for all, to the agent.
 func captureDNS(o *redirect.Options, all bool) error {
-	o.DNSPort = 15053
+	o.DNSPort = dns.Port
 	if all {
 		return nil
 	}
 	var servers dns.Server
-	if err := servers.FromResolver("/etc/resolv.conf"); err != nil {
+	if err := servers.FromResolver(dns.ResolverFile); err != nil {
 		return err
 	}
 	for _, server := range servers.Upstreams {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/slipway-mesh/slipway/internal/identity"
 	"github.com/slipway-mesh/slipway/internal/sidecar/agent"
+	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
 )
 
 // environment lists the variables that `proxy` reads, beside ISTIO_META_* and ISTIO_METAJSON_*.
@@ -37,7 +38,7 @@ func proxyOptions(args []string) (agent.Options, error) {
 	o := agent.Options{
 		Kind: "sidecar", ConfigDir: "/etc/istio/proxy", SDSSocket: "/var/run/secrets/workload-spiffe-uds/socket",
 		TokenFile: "/var/run/secrets/tokens/istio-token", RootFile: "/var/run/secrets/istio/root-cert.pem", PodInfo: "/etc/istio/pod",
-		Discovery: "istiod.istio-system.svc:15012", Envoy: "/usr/local/bin/envoy", StatusPort: 15020, DNSAddress: "localhost:15053", TerminationDrain: 5 * time.Second, Environment: env,
+		Discovery: "istiod.istio-system.svc:15012", Envoy: "/usr/local/bin/envoy", StatusPort: 15020, DNSAddress: fmt.Sprintf("localhost:%d", dns.Port), TerminationDrain: 5 * time.Second, Environment: env,
 	}
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		o.Kind, args = args[0], args[1:]

@@ -100,7 +100,7 @@ func commonLog(name, otherwise, service string, port uint32, state []string) *gr
 
 // grpcTo is a provider's service as Envoy calls it.
 func grpcTo(service string, port uint32) *core.GrpcService {
-	return &core.GrpcService{TargetSpecifier: &core.GrpcService_EnvoyGrpc_{EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: providerCluster(service, port), Authority: hostOf(service)}}}
+	return &core.GrpcService{TargetSpecifier: &core.GrpcService_EnvoyGrpc_{EnvoyGrpc: &core.GrpcService_EnvoyGrpc{ClusterName: providerCluster(service, port), Authority: mesh.ProviderHost(service)}}}
 }
 
 // expression keeps what a CEL expression is true for.

@@ -4,7 +4,6 @@ import (
 	"maps"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -117,15 +116,7 @@ func authzTimeout(given *durationpb.Duration) *durationpb.Duration {
 
 // providerCluster is the cluster of a provider's service, HOST or NAMESPACE/HOST.
 func providerCluster(service string, port uint32) string {
-	return mesh.ClusterName(hostOf(service), "", port)
-}
-
-// hostOf is the host of a provider's service, HOST or NAMESPACE/HOST.
-func hostOf(service string) string {
-	if _, host, qualified := strings.Cut(service, "/"); qualified {
-		return host
-	}
-	return service
+	return mesh.ClusterName(mesh.ProviderHost(service), "", port)
 }
 
 func authzService(p *meshapi.MeshConfig_ExtensionProvider_EnvoyExternalAuthorizationGrpcProvider) *core.GrpcService {

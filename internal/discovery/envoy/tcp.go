@@ -16,7 +16,7 @@ const tcpProxyName = "envoy.filters.network.tcp_proxy"
 
 // tcpTo proxies connections to a cluster.
 func tcpTo(s side, cluster string) *listener.Filter {
-	return tcpFilter(logged(s, &tcp.TcpProxy{StatPrefix: cluster, ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: cluster}}))
+	return tcpInto(s, cluster, nil)
 }
 
 // tcpInto proxies connections to the application, for as long as its limits let them last.

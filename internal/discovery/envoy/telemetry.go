@@ -49,15 +49,15 @@ func (s side) connectionLogs() []*accesslog.AccessLog {
 }
 
 // counters are the logger that counts, without what is switched off; none where nothing is left.
-func (s side) counters(kind [2]func() *stats.Config, filter *accesslog.AccessLogFilter) []*accesslog.AccessLog {
+func (s side) counters(kind [2]statistics, filter *accesslog.AccessLogFilter) []*accesslog.AccessLog {
 	if !s.counts {
 		return nil
 	}
-	all := kind[index(s.inbound)]()
-	off := s.watch().Off
+	of, off := kind[index(s.inbound)], s.watch().Off
 	if len(off) == 0 {
-		return []*accesslog.AccessLog{statsLog(pack(all), filter)}
+		return []*accesslog.AccessLog{statsLog(of.packed(), filter)}
 	}
+	all := of.config()
 	left := &stats.Config{StatsScope: all.StatsScope}
 	for _, c := range all.Counters {
 		if !off[metricNames[c.Stat.Name]] {
@@ -85,9 +85,9 @@ var metricNames = map[string]telemetry.MetricSelector_IstioMetric{
 
 func index(inbound bool) int {
 	if inbound {
-		return 1
+		return mesh.AtCalled
 	}
-	return 0
+	return mesh.AtCaller
 }
 
 func logTypes(exclude bool, types ...data.AccessLogType) *accesslog.AccessLogFilter {
@@ -125,15 +125,22 @@ var (
 	})
 )
 
-func bothSides(make func(inbound bool) *stats.Config) [2]func() *stats.Config {
-	scoped := func(inbound bool) func() *stats.Config {
-		return sync.OnceValue(func() *stats.Config {
+// statistics are what is counted, and the same as every listener has it.
+type statistics struct {
+	config func() *stats.Config
+	packed func() *anypb.Any
+}
+
+func bothSides(make func(inbound bool) *stats.Config) [2]statistics {
+	scoped := func(inbound bool) statistics {
+		config := sync.OnceValue(func() *stats.Config {
 			config := make(inbound)
 			config.StatsScope = &typev3.Scope{Prefix: StatsPrefix}
 			return config
 		})
+		return statistics{config, sync.OnceValue(func() *anypb.Any { return pack(config()) })}
 	}
-	return [2]func() *stats.Config{scoped(false), scoped(true)}
+	return [2]statistics{scoped(false), scoped(true)}
 }
 
 // StatsPrefix begins the names of the mesh's statistics in Envoy.

@@ -44,23 +44,26 @@ func tracer(p *meshapi.MeshConfig_ExtensionProvider) (name string, config proto.
 			path = "/api/v2/spans"
 		}
 		return "envoy.tracers.zipkin", &tracers.ZipkinConfig{CollectorCluster: providerCluster(zipkin.Service, zipkin.Port), CollectorEndpoint: path, CollectorEndpointVersion: tracers.ZipkinConfig_HTTP_JSON,
-			CollectorHostname: hostOf(zipkin.Service), TraceId_128Bit: true, SharedSpanContext: boolean(false),
+			CollectorHostname: mesh.ProviderHost(zipkin.Service), TraceId_128Bit: true, SharedSpanContext: boolean(false),
 			TraceContextOption: tracers.ZipkinConfig_TraceContextOption(zipkin.TraceContextOption)}
 	}
-	p2 := p.GetOpentelemetry()
+	otel := p.GetOpentelemetry()
 	out := &tracers.OpenTelemetryConfig{ResourceDetectors: []*core.TypedExtensionConfig{{Name: "envoy.tracers.opentelemetry.resource_detectors.environment", TypedConfig: pack(&detectors.EnvironmentResourceDetectorConfig{})}}}
-	if http := p2.GetHttp(); http != nil {
-		out.HttpService = &core.HttpService{HttpUri: &core.HttpUri{Uri: "http://" + hostOf(p2.Service) + ":" + itoa(p2.Port) + http.Path, HttpUpstreamType: &core.HttpUri_Cluster{Cluster: providerCluster(p2.Service, p2.Port)}, Timeout: http.Timeout}}
-		if http.Timeout == nil {
-			out.HttpService.HttpUri.Timeout = millis(otlpTimeoutMillis)
-		}
-		for _, header := range http.Headers {
-			out.HttpService.RequestHeadersToAdd = append(out.HttpService.RequestHeadersToAdd, &core.HeaderValueOption{Header: &core.HeaderValue{Key: header.Name, Value: header.GetValue()}})
-		}
-		return "envoy.tracers.opentelemetry", out
+	if http := otel.GetHttp(); http != nil {
+		out.HttpService = otlpOverHTTP(otel, http)
+	} else {
+		out.GrpcService = grpcTo(otel.GetService(), otel.GetPort())
 	}
-	out.GrpcService = grpcTo(p2.GetService(), p2.GetPort())
 	return "envoy.tracers.opentelemetry", out
+}
+
+func otlpOverHTTP(at *meshapi.MeshConfig_ExtensionProvider_OpenTelemetryTracingProvider, http *meshapi.MeshConfig_ExtensionProvider_HttpService) *core.HttpService {
+	out := &core.HttpService{HttpUri: &core.HttpUri{Uri: "http://" + mesh.ProviderHost(at.Service) + ":" + itoa(at.Port) + http.Path,
+		HttpUpstreamType: &core.HttpUri_Cluster{Cluster: providerCluster(at.Service, at.Port)}, Timeout: either(http.Timeout, millis(otlpTimeoutMillis))}}
+	for _, header := range http.Headers {
+		out.RequestHeadersToAdd = append(out.RequestHeadersToAdd, &core.HeaderValueOption{Header: &core.HeaderValue{Key: header.Name, Value: header.GetValue()}})
+	}
+	return out
 }
 
 // otlpTimeoutMillis is how long a collector is waited for.

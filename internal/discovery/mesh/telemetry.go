@@ -57,14 +57,11 @@ type Watches [2]Watch
 
 // Uses says whether something is told to a host.
 func (w Watches) Uses(host string) bool {
-	uses := func(at *ServicePort) bool {
-		return at != nil && (at.Service == host || strings.HasSuffix(at.Service, "/"+host))
-	}
 	for _, end := range w {
-		if end.Trace != nil && uses(TraceService(end.Trace.Provider)) {
+		if end.Trace != nil && TraceService(end.Trace.Provider).is(host) {
 			return true
 		}
-		if slices.ContainsFunc(end.Logs, func(l LogTo) bool { return uses(LogService(l.Provider)) }) {
+		if slices.ContainsFunc(end.Logs, func(l LogTo) bool { return LogService(l.Provider).is(host) }) {
 			return true
 		}
 	}
@@ -131,6 +128,28 @@ func (o Observers) provider(name string) *meshapi.MeshConfig_ExtensionProvider {
 type ServicePort struct {
 	Service string // HOST or NAMESPACE/HOST
 	Port    uint32
+}
+
+func (s *ServicePort) is(host string) bool { return s != nil && ProviderHost(s.Service) == host }
+
+// ProviderHost is the host of a provider's service, which is HOST or NAMESPACE/HOST.
+func ProviderHost(service string) string {
+	if _, host, qualified := strings.Cut(service, "/"); qualified {
+		return host
+	}
+	return service
+}
+
+// Reports says whether a provider of logs or of tracing is at one of the hosts.
+func Reports(p *meshapi.MeshConfig_ExtensionProvider, hosts map[string]struct{}) bool {
+	for _, at := range []*ServicePort{LogService(p), TraceService(p)} {
+		if at != nil {
+			if _, there := hosts[ProviderHost(at.Service)]; there {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // LogService is where a provider of logs is; nil for others, and for files.
@@ -207,12 +226,13 @@ func withTracing(trace *Trace, settings []*telemetry.Tracing, end int, o Observe
 			continue
 		}
 		if len(s.Providers) > 0 {
-			was := trace
-			if trace = o.trace(o.provider(s.Providers[0].Name)); trace != nil && was != nil {
-				provider := trace.Provider
-				*trace = *was
-				trace.Provider = provider
+			next := o.trace(o.provider(s.Providers[0].Name))
+			if next != nil && trace != nil { // what is said otherwise stays
+				kept := *trace
+				kept.Provider = next.Provider
+				next = &kept
 			}
+			trace = next
 		}
 		if trace == nil {
 			continue

@@ -34,7 +34,7 @@ func convertGateway(domain string, object *networking.Gateway, r *report) *mesh.
 	names := naming{domain, object.Namespace}
 	for i, from := range object.Spec.Servers {
 		field := fmt.Sprintf("spec.servers[%d]", i)
-		if from.Port == nil || from.Port.Number == 0 || from.Port.Number > 65535 {
+		if from.Port == nil || !isPort(from.Port.Number) {
 			r.refuse(field+".port.number", "must be between 1 and 65535")
 			continue
 		}
@@ -52,7 +52,7 @@ func convertGateway(domain string, object *networking.Gateway, r *report) *mesh.
 		}
 		server := mesh.Server{Port: from.Port.Number, PortName: from.Port.Name, Protocol: protocol, Bind: from.Bind, TLS: from.Tls, Name: from.Name}
 		for k, host := range from.Hosts {
-			if _, name, ok := strings.Cut("/"+host, "/"); !ok || !isHost(name[strings.LastIndex(name, "/")+1:]) {
+			if !isHost(host[strings.LastIndex(host, "/")+1:]) {
 				r.refuse(fmt.Sprintf("%s.hosts[%d]", field, k), "%q is no host", host)
 				continue
 			}

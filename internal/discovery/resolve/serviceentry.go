@@ -124,7 +124,7 @@ func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh
 		if !ok && port.Protocol != "" {
 			r.refuse(fmt.Sprintf("spec.ports[%d].protocol", i), "%q is not a protocol; use one of HTTP, HTTPS, HTTP2, GRPC, TCP, TLS", port.Protocol)
 		}
-		if !isPort(port.Number) || port.TargetPort > 65535 {
+		if !hasPorts(port) {
 			r.refuse(fmt.Sprintf("spec.ports[%d]", i), "number and targetPort must be between 1 and 65535")
 			continue
 		}
@@ -146,7 +146,7 @@ func (s *step) entryEndpoints(host string, object *networking.ServiceEntry, r *r
 		s.selectEndpoints(object, out)
 		return out
 	}
-	ports := slices.DeleteFunc(slices.Clone(spec.Ports), func(p *api.ServicePort) bool { return !isPort(p.Number) || p.TargetPort > 65535 })
+	ports := slices.DeleteFunc(slices.Clone(spec.Ports), func(p *api.ServicePort) bool { return !hasPorts(p) })
 	if len(spec.Endpoints) == 0 && spec.Resolution != api.ServiceEntry_STATIC && spec.Resolution != api.ServiceEntry_NONE {
 		if strings.HasPrefix(host, "*") {
 			return out // there is no such name
@@ -189,7 +189,7 @@ func (s *step) selectEndpoints(object *networking.ServiceEntry, out *mesh.Endpoi
 	external := object.Spec.Location == api.ServiceEntry_MESH_EXTERNAL
 	selector := object.Spec.WorkloadSelector.Labels
 	for _, port := range object.Spec.Ports {
-		if !isPort(port.Number) || port.TargetPort > 65535 {
+		if !hasPorts(port) {
 			continue // resolve has told
 		}
 		var list []mesh.Endpoint
@@ -211,6 +211,9 @@ func (s *step) selectEndpoints(object *networking.ServiceEntry, out *mesh.Endpoi
 		out.ByPort[port.Number] = list
 	}
 }
+
+// hasPorts says whether the numbers of an entry's port can be ports; a target of 0 is the same as the number.
+func hasPorts(port *api.ServicePort) bool { return isPort(port.Number) && port.TargetPort <= 65535 }
 
 // reachable says whether an endpoint can be sent as one: those whose address is a name cannot.
 func reachable(e mesh.Endpoint) bool { return isAddress(e.Address) && isPort(e.Port) }

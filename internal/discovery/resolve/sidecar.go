@@ -3,7 +3,6 @@ package resolve
 import (
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -67,7 +66,7 @@ func convertEgress(names naming, from *api.IstioEgressListener, field string, r 
 	out := &mesh.Egress{Port: from.GetPort().GetNumber(), Bind: from.Bind, Proxy: from.GetPort().GetProtocol() == "HTTP_PROXY"}
 	out.Bound = out.Proxy || from.CaptureMode == api.CaptureMode_NONE
 	if out.Bind != "" {
-		if _, err := netip.ParseAddr(out.Bind); err != nil {
+		if !isAddress(out.Bind) {
 			r.refuse(field+".bind", "%q is no IP address", out.Bind)
 			out.Bind = ""
 		} else if out.Port == 0 {
@@ -104,7 +103,7 @@ func convertEgress(names naming, from *api.IstioEgressListener, field string, r 
 // convertIngress returns nil for a port that cannot be served.
 func convertIngress(from *api.IstioIngressListener, field string, r *report) *mesh.Ingress {
 	number := from.GetPort().GetNumber()
-	if number == 0 || number > 65535 {
+	if !isPort(number) {
 		r.refuse(field+".port.number", "must be between 1 and 65535")
 		return nil
 	}

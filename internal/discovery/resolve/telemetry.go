@@ -196,17 +196,9 @@ func (s *step) watch() {
 // watchesHost says whether a host that changed is that of a provider.
 func (s *step) watchesHost() bool {
 	for _, p := range s.base.Observers.Providers {
-		for _, at := range []*mesh.ServicePort{mesh.LogService(p), mesh.TraceService(p)} {
-			if at != nil {
-				if _, changed := s.dirty.Hosts[world.HostOf(at.Service)]; changed {
-					return true
-				}
-			}
+		if mesh.Reports(p, s.dirty.Hosts) {
+			return true
 		}
 	}
-	if at := mesh.TraceService(s.base.Observers.Trace.Provider); at != nil {
-		_, changed := s.dirty.Hosts[world.HostOf(at.Service)]
-		return changed
-	}
-	return false
+	return mesh.Reports(s.base.Observers.Trace.Provider, s.dirty.Hosts)
 }

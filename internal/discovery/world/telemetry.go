@@ -1,8 +1,6 @@
 package world
 
 import (
-	"strings"
-
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
 
@@ -38,17 +36,9 @@ func (w *World) oldestTelemetry(namespace string, is func(*mesh.Telemetry) bool)
 	return oldest
 }
 
-// HostOf is the host of a provider's service, HOST or NAMESPACE/HOST.
-func HostOf(service string) string {
-	if _, host, qualified := strings.Cut(service, "/"); qualified {
-		return host
-	}
-	return service
-}
-
 // HasService says whether some namespace has a service with a port that a provider's name means.
 func (w *World) HasService(service string, port uint32) bool {
-	for _, s := range Below(w.Services, HostOf(service)) {
+	for _, s := range Below(w.Services, mesh.ProviderHost(service)) {
 		if _, ok := s.PortByNumber(port); ok {
 			return true
 		}

@@ -20,9 +20,6 @@ import (
 	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
 )
 
-// resolverFile says which DNS servers the workload has.
-const resolverFile = "/etc/resolv.conf"
-
 // namePatience is how long DNS questions wait for the first names: nobody is served by a pod that can never ask for any.
 const namePatience = 5 * time.Second
 
@@ -43,7 +40,7 @@ func newNames(o Options) (*dns.Server, error) {
 		six := strings.Contains(ip, ":")
 		server.V4, server.V6 = server.V4 || !six, server.V6 || six
 	}
-	return server, server.FromResolver(resolverFile)
+	return server, server.FromResolver(dns.ResolverFile)
 }
 
 // localAddresses are those of the loopback interface, of the families that there are.

@@ -32,6 +32,12 @@ type Server struct {
 	began time.Time
 }
 
+// Port is where questions are led to; ResolverFile says which servers a pod has.
+const (
+	Port         = 15053
+	ResolverFile = "/etc/resolv.conf"
+)
+
 // ttl of answers in seconds, as with Istio.
 const ttl = 30
 

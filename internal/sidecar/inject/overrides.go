@@ -48,24 +48,16 @@ func (o overrides) apply(pod *corev1.Pod) error {
 	if len(o.Containers)+len(o.InitContainers) == 0 {
 		return nil
 	}
-	for _, c := range o.Containers {
-		made := find(pod, c.Name)
-		if made == nil {
-			pod.Spec.Containers = append(pod.Spec.Containers, c)
-			continue
-		}
-		if err := overlay(made, c); err != nil {
-			return err
-		}
-	}
-	for _, c := range o.InitContainers {
-		made := find(pod, c.Name)
-		if made == nil {
-			pod.Spec.InitContainers = append(pod.Spec.InitContainers, c)
-			continue
-		}
-		if err := overlay(made, c); err != nil {
-			return err
+	for _, own := range []struct {
+		list []corev1.Container
+		into *[]corev1.Container
+	}{{o.Containers, &pod.Spec.Containers}, {o.InitContainers, &pod.Spec.InitContainers}} {
+		for _, c := range own.list {
+			if made := find(pod, c.Name); made == nil {
+				*own.into = append(*own.into, c)
+			} else if err := overlay(made, c); err != nil {
+				return err
+			}
 		}
 	}
 	text, err := json.Marshal(o)
