@@ -184,13 +184,18 @@ func (a *Authority) Sign(request []byte, id ID, workload Workload, lifetime time
 	return append(append([]string{string(leaf)}, split(a.chain)...), string(a.root)), nil
 }
 
-// Serve issues a serving certificate for DNS names, with a new key; PEM of the chain and of the key.
-func (a *Authority) Serve(names []string, lifetime time.Duration, now time.Time) (chain, key []byte, err error) {
+// Serve issues a certificate for a server with DNS names, which is who id says where it calls others; with a new key. It returns PEM of the
+// chain and of the key.
+func (a *Authority) Serve(names []string, id ID, lifetime time.Duration, now time.Time) (chain, key []byte, err error) {
+	uri, err := id.uri()
+	if err != nil {
+		return nil, nil, err
+	}
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
-	leaf, err := a.issue(private.Public(), &x509.Certificate{DNSNames: names}, lifetime, now)
+	leaf, err := a.issue(private.Public(), &x509.Certificate{DNSNames: names, URIs: []*url.URL{uri}}, lifetime, now)
 	if err != nil {
 		return nil, nil, err
 	}

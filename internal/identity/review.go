@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/metadata"
 	authv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
@@ -39,17 +38,6 @@ const reviewLifetime = 30 * time.Second
 // NewReviewer asks the cluster's API server.
 func NewReviewer(kube kubernetes.Interface, trustDomain string) *Reviewer {
 	return &Reviewer{kube: kube, trustDomain: trustDomain, seen: map[[32]byte]reviewed{}}
-}
-
-// Identify returns who calls a gRPC method, by the bearer token in its metadata.
-func (r *Reviewer) Identify(ctx context.Context) (ID, error) {
-	incoming, _ := metadata.FromIncomingContext(ctx)
-	for _, value := range incoming.Get("authorization") {
-		if token, ok := strings.CutPrefix(value, "Bearer "); ok {
-			return r.Review(ctx, token)
-		}
-	}
-	return ID{}, errors.New("no bearer token")
 }
 
 // Review asks whose token it is.

@@ -15,7 +15,7 @@ import (
 type Service struct {
 	security.UnimplementedIstioCertificateServiceServer
 	Authority *Authority
-	Reviewer  *Reviewer
+	Callers   *Callers
 	metrics   *metrics
 }
 
@@ -23,7 +23,7 @@ type Service struct {
 type metrics struct{ asked, signed, unknown, mistaken prometheus.Counter }
 
 // NewService registers its metrics, and those of the root.
-func NewService(authority *Authority, reviewer *Reviewer, registry prometheus.Registerer) *Service {
+func NewService(authority *Authority, callers *Callers, registry prometheus.Registerer) *Service {
 	counter := func(name, help string) prometheus.Counter {
 		made := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 		registry.MustRegister(made)
@@ -31,7 +31,7 @@ func NewService(authority *Authority, reviewer *Reviewer, registry prometheus.Re
 	}
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "citadel_server_root_cert_expiry_timestamp", Help: "When the root certificate ends, in seconds since 1970."},
 		func() float64 { return float64(authority.RootEnds().Unix()) }))
-	return &Service{Authority: authority, Reviewer: reviewer, metrics: &metrics{
+	return &Service{Authority: authority, Callers: callers, metrics: &metrics{
 		asked:    counter("citadel_server_csr_count", "Certificates that were asked for."),
 		signed:   counter("citadel_server_success_cert_issuance_count", "Certificates that were signed."),
 		unknown:  counter("citadel_server_authentication_failure_count", "Requests whose caller was not who it said."),
@@ -39,10 +39,10 @@ func NewService(authority *Authority, reviewer *Reviewer, registry prometheus.Re
 	}}
 }
 
-// CreateCertificate signs for whom the caller's token says, whatever the request says.
+// CreateCertificate signs for who the caller is, whatever the request says.
 func (s *Service) CreateCertificate(ctx context.Context, request *security.IstioCertificateRequest) (*security.IstioCertificateResponse, error) {
 	s.metrics.asked.Inc()
-	id, err := s.Reviewer.Identify(ctx)
+	id, err := s.Callers.OfRPC(ctx)
 	if err != nil {
 		s.metrics.unknown.Inc()
 		slog.Warn("certificate refused", "error", err)

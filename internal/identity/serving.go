@@ -10,14 +10,21 @@ import (
 // servingLifetime is that of a serving certificate; a new one is made half-way through.
 const servingLifetime = 30 * 24 * time.Hour
 
-// Serving is a server's certificate, issued by the authority for the names and renewed as it is asked for.
+// Serving is a server's certificate, issued by the authority for the names and the identity, and renewed as it is asked
+// for.
 type Serving struct {
 	Authority *Authority
 	Names     []string
+	ID        ID
 
 	mu      sync.Mutex
 	current *tls.Certificate
 	renew   time.Time
+}
+
+// ForPeers is for tls.Config.GetClientCertificate.
+func (s *Serving) ForPeers(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	return s.Certificate(nil)
 }
 
 // Certificate is for tls.Config.GetCertificate.
@@ -27,7 +34,7 @@ func (s *Serving) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if s.current != nil && time.Now().Before(s.renew) {
 		return s.current, nil
 	}
-	chain, key, err := s.Authority.Serve(s.Names, servingLifetime, time.Now())
+	chain, key, err := s.Authority.Serve(s.Names, s.ID, servingLifetime, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("issue the serving certificate: %w", err)
 	}
