@@ -130,7 +130,7 @@ func (e *Engine) Reach(kind, namespace, name string) (Reach, bool) {
 		return Reach{}, false
 	}
 	reached, of := e.Server.Reach(at.step)
-	return Reach{ResourceVersion: at.version, Reached: reached, Of: of}, true
+	return Reach{ResourceVersion: at.version, Reached: reached[0], Of: of}, true
 }
 
 // State is what is known of the mesh; nil before everything was read.

@@ -27,6 +27,34 @@ type steps struct {
 type stepAt struct {
 	version string
 	step    uint64
+	arrived bool // somebody was told that all proxies hold it
+}
+
+// Known is an object in the version that the control plane has taken in.
+type Known struct{ Kind, Namespace, Name, Version string }
+
+// Unarrived lists the objects of which Arrived was not told yet in their present version.
+func (e *Engine) Unarrived() []Known {
+	e.reach.mu.Lock()
+	defer e.reach.mu.Unlock()
+	var out []Known
+	for key, at := range e.reach.at {
+		if !at.arrived {
+			out = append(out, Known{key[0], key[1], key[2], at.version})
+		}
+	}
+	return out
+}
+
+// Arrived notes that all proxies are known to hold an object in a version.
+func (e *Engine) Arrived(kind, namespace, name, version string) {
+	e.reach.mu.Lock()
+	defer e.reach.mu.Unlock()
+	key := [3]string{kind, namespace, name}
+	if at, known := e.reach.at[key]; known && at.version == version {
+		at.arrived = true
+		e.reach.at[key] = at
+	}
 }
 
 func (s *steps) note(changes []source.Change, step uint64) {
@@ -51,6 +79,16 @@ func (s *steps) note(changes []source.Change, step uint64) {
 		}
 		s.at[key] = at
 	}
+}
+
+// all lists the objects, and the step of each.
+func (s *steps) all() (objects []Known, steps []uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for key, at := range s.at {
+		objects, steps = append(objects, Known{key[0], key[1], key[2], at.version}), append(steps, at.step)
+	}
+	return objects, steps
 }
 
 func (s *steps) of(kind, namespace, name string) (stepAt, bool) {

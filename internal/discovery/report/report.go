@@ -139,7 +139,7 @@ func statusPatch(object *unstructured.Unstructured, status metav1.ConditionStatu
 		}
 	}
 	kept = append(kept, map[string]any{"type": condition, "status": string(status), "reason": reason, "message": message,
-		"lastTransitionTime": time.Now().UTC().Format(time.RFC3339)})
+		"observedGeneration": object.GetGeneration(), "lastTransitionTime": time.Now().UTC().Format(time.RFC3339)})
 	return json.Marshal(map[string]any{"metadata": map[string]any{"resourceVersion": object.GetResourceVersion()}, "status": map[string]any{"conditions": kept}})
 }
 

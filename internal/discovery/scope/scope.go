@@ -7,9 +7,9 @@ import (
 	"slices"
 	"strings"
 
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/slipway-mesh/slipway/internal/discovery/layer"
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 	"github.com/slipway-mesh/slipway/internal/discovery/world"
 )
@@ -33,6 +33,15 @@ type Key struct {
 	Telemetry string
 	// Names says for which families of addresses their agents answer DNS questions; see mesh.Proxy.
 	Names string
+}
+
+// Base is the key of a scope from which few hosts differ in this one: what callers see who are in no namespace. ok is false where
+// there is none: a Sidecar's scope is small, gateways are in few namespaces, and gRPC applications are told only of what they ask for.
+func (k Key) Base() (base Key, ok bool) {
+	if k.Sidecar != "" || k.Edge || k.Flavour == mesh.Proxyless {
+		return Key{}, false
+	}
+	return Key{Place: k.Place, Flavour: k.Flavour, Names: k.Names}, true
 }
 
 // KeyOf computes a proxy's key.
@@ -80,7 +89,8 @@ func placeOf(w *world.World, proxy *mesh.Proxy) string {
 // Scope is the hosts that the proxies of a key can call. It is immutable.
 type Scope struct {
 	Key
-	Hosts *iradix.Tree[*mesh.Outbound]
+	Hosts layer.Map[*mesh.Outbound]
+	base  *Scope // see Over; nil where there is none
 	place *mesh.Place
 	// Sidecar narrows the scope; nil if nothing does.
 	Sidecar *mesh.Sidecar
@@ -90,16 +100,62 @@ type Scope struct {
 
 // New computes a scope from scratch.
 func New(w *world.World, key Key) *Scope {
-	s := &Scope{Key: key, Hosts: iradix.New[*mesh.Outbound](), place: mesh.ParsePlace(key.Place), Sidecar: sidecarOf(w, key.Sidecar)}
+	s := &Scope{Key: key, Hosts: layer.New(same), place: mesh.ParsePlace(key.Place), Sidecar: sidecarOf(w, key.Sidecar)}
 	s.Config = s.configure(w)
+	s.fill(w)
+	return s
+}
+
+// Over computes the scope of a key whose base key base has; it shares the memory of base. It returns the hosts that differ: all of
+// them where the configuration does.
+func Over(w *world.World, key Key, base *Scope) (*Scope, []string) {
+	s := &Scope{Key: key, Hosts: base.Hosts.Over(), base: base, place: base.place, Config: base.Config}
+	if key.Telemetry != "" {
+		s.Config = s.configure(w)
+	}
+	differ := s.fill(w)
+	if s.Config != base.Config {
+		differ = nil
+		s.Hosts.Walk(func(host []byte, _ *mesh.Outbound) bool {
+			differ = append(differ, string(host))
+			return false
+		})
+	}
+	return s, differ
+}
+
+// Onto is the scope over a later state of its base.
+func (s *Scope) Onto(base *Scope) *Scope {
+	next := *s
+	next.Hosts, next.base = s.Hosts.Onto(base.Hosts), base
+	return &next
+}
+
+// fill computes every host, and returns those that are another one than before.
+func (s *Scope) fill(w *world.World) []string {
+	var changed []string
 	txn := s.Hosts.Txn()
 	for _, host := range allHosts(w) {
-		if outbound := s.outbound(w, host); outbound != nil {
-			txn.Insert([]byte(host), outbound)
+		if s.set(txn, host, s.outbound(w, host)) {
+			changed = append(changed, host)
 		}
 	}
 	s.Hosts = txn.Commit()
-	return s
+	return changed
+}
+
+// set replaces what a host is, and says whether that makes a difference.
+func (s *Scope) set(txn *layer.Txn[*mesh.Outbound], host string, after *mesh.Outbound) bool {
+	before, _ := s.Hosts.Get([]byte(host))
+	switch {
+	case same(before, after):
+		return false
+	case after == nil:
+		txn.Delete([]byte(host))
+	default:
+		txn.Insert([]byte(host), after)
+	}
+	return true
 }
 
 func sidecarOf(w *world.World, name string) *mesh.Sidecar {
@@ -127,32 +183,29 @@ func (s *Scope) Next(w *world.World, dirty world.Dirty) (*Scope, []string) {
 	if _, narrowedAnew := dirty.Sidecars[s.Key.Sidecar]; dirty.All || narrowedAnew {
 		return s.rebuild(w)
 	}
-	next := &Scope{Key: s.Key, Hosts: s.Hosts, place: s.place, Sidecar: s.Sidecar, Config: s.Config}
+	next := *s
 	txn := s.Hosts.Txn()
 	var changed []string
 	for host := range s.affected(w, dirty) {
-		before, _ := s.Hosts.Get([]byte(host))
-		after := next.outbound(w, host)
-		if same(before, after) {
-			continue
-		}
-		changed = append(changed, host)
-		if after == nil {
-			txn.Delete([]byte(host))
-		} else {
-			txn.Insert([]byte(host), after)
+		if s.set(txn, host, s.outbound(w, host)) {
+			changed = append(changed, host)
 		}
 	}
 	next.Hosts = txn.Commit()
-	return next, changed
+	return &next, changed
 }
 
 func (s *Scope) rebuild(w *world.World) (*Scope, []string) {
-	next := New(w, s.Key)
+	var next *Scope
+	if s.base != nil {
+		next, _ = Over(w, s.Key, s.base)
+	} else {
+		next = New(w, s.Key)
+	}
 	seen := map[string]bool{}
 	var changed []string
-	for _, tree := range []*iradix.Tree[*mesh.Outbound]{s.Hosts, next.Hosts} {
-		tree.Root().Walk(func(key []byte, _ *mesh.Outbound) bool {
+	for _, hosts := range []layer.Map[*mesh.Outbound]{s.Hosts, next.Hosts} {
+		hosts.Walk(func(key []byte, _ *mesh.Outbound) bool {
 			if !seen[string(key)] {
 				seen[string(key)] = true
 				changed = append(changed, string(key))
@@ -173,7 +226,7 @@ func (s *Scope) affected(w *world.World, dirty world.Dirty) map[string]struct{} 
 			hosts[full] = struct{}{}
 		}
 		if strings.HasPrefix(host, "*") {
-			s.Hosts.Root().Walk(func(key []byte, _ *mesh.Outbound) bool {
+			s.Hosts.Walk(func(key []byte, _ *mesh.Outbound) bool {
 				if mesh.HostCovers(host, string(key)) {
 					hosts[string(key)] = struct{}{}
 				}
@@ -216,6 +269,7 @@ func (s *Scope) outbound(w *world.World, host string) *mesh.Outbound {
 	out := &mesh.Outbound{Host: host, Service: service, Whole: whole, Domains: []string{host}, Place: s.place, Edge: s.Edge, Through: s.Through}
 	if routes != nil {
 		out.Routes = s.forCaller(routes)
+		out.Narrowed = out.Routes != routes
 	}
 	if service != nil {
 		out.Proxies = s.proxiesFor(service.Namespace, host)

@@ -1,7 +1,6 @@
 package scope
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -12,7 +11,7 @@ import (
 func telemetryKey(list []*mesh.Telemetry) string {
 	var parts []string
 	for _, t := range list {
-		parts = append(parts, fmt.Sprintf("%s/%s@%p", t.Namespace, t.Name, t))
+		parts = append(parts, t.Namespace+"/"+t.Name+"@"+t.Form)
 	}
 	return strings.Join(parts, " ")
 }
