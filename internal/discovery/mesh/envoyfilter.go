@@ -8,6 +8,7 @@ type EnvoyFilter struct {
 	// Selector is of the proxies; empty is all of the namespace, or of the mesh in the root namespace.
 	Selector map[string]string
 	Priority int32
-	Created  int64 // seconds since 1970
+	Created  int64  // seconds since 1970
+	Form     string // equal for equal specs
 	Patches  []*networking.EnvoyFilter_EnvoyConfigObjectPatch
 }

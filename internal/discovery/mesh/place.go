@@ -19,7 +19,16 @@ const (
 	LabelZone     = "topology.kubernetes.io/zone"
 	LabelSubZone  = "topology.istio.io/subzone"
 	LabelHostname = "kubernetes.io/hostname"
+	// LabelLocality is Istio's own, on a Pod: REGION.ZONE.SUBZONE. It counts before what the node says.
+	LabelLocality = "istio-locality"
 )
+
+// ParseLocality reads region, zone and subzone, of which the last ones may be missing.
+func ParseLocality(text, separator string) Locality {
+	var parts [3]string
+	copy(parts[:], strings.SplitN(text, separator, 3))
+	return Locality{Region: parts[0], Zone: parts[1], SubZone: parts[2]}
+}
 
 // Text is equal for equal places. ParsePlace reads it.
 func (p Place) Text() string {

@@ -23,6 +23,7 @@ type Flavour string
 const (
 	Stock      Flavour = ""
 	IstioProxy Flavour = "istio-proxy" // has Istio's own filters
+	Proxyless  Flavour = "grpc"        // no Envoy, but gRPC in an application
 )
 
 // Proxy is one connected proxy, as far as what it is sent depends on it.
@@ -50,7 +51,15 @@ type Proxy struct {
 	Version string
 	// Metadata are the texts that the node tells of itself.
 	Metadata map[string]string
+	// TellsHealth says that the agent will tell of the workload's health.
+	TellsHealth bool
 }
+
+// Group is the WorkloadGroup whose member the workload is; empty for others.
+func (p *Proxy) Group() string { return p.Metadata["AUTO_REGISTER_GROUP"] }
+
+// FindsPeers says that the proxy asks where the other instances of its workload run, as zone-aware balancing needs.
+func (p *Proxy) FindsPeers() bool { return p.Metadata["ENABLE_SELF_DISCOVERY"] == "true" }
 
 // Names says for which families of addresses the agent beside it answers the workload's DNS questions: 4, 6, 46, or none.
 func (p *Proxy) Names() string {
@@ -123,6 +132,7 @@ type Config struct {
 	// Keepalive, LocalityLB, Traffic and Retries are what counts where no rule says; nil where MeshConfig does not either.
 	Keepalive  *networking.ConnectionPoolSettings_TCPSettings_TcpKeepalive
 	LocalityLB *networking.LocalityLoadBalancerSetting
+	ZoneAware  *networking.ZoneAwareLoadBalancerSetting
 	Traffic    *networking.TrafficPolicy
 	Retries    *networking.HTTPRetry
 	// ExportRoutes, ExportRules and ExportServices are the exportTo of objects that have none.

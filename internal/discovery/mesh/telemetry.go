@@ -15,6 +15,8 @@ type Telemetry struct {
 	Selector map[string]string
 	Created  int64
 	Spec     *telemetry.Telemetry
+	// Form is equal for equal specs.
+	Form string
 }
 
 // Watch is what is told of calls at one end of them.

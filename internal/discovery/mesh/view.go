@@ -17,8 +17,10 @@ type Outbound struct {
 	Whole *Service
 	// Domains are the names that callers in this scope can use, the full one first.
 	Domains []string
-	// Routes is the VirtualService that is bound to the host, or nil.
-	Routes *VirtualService
+	// Routes is the VirtualService that is bound to the host, or nil. Narrowed says that it is this scope's own: rules for other callers
+	// are left out.
+	Routes   *VirtualService
+	Narrowed bool
 	// Rule is the DestinationRule that applies, merged, or nil.
 	Rule *DestinationRule
 	// Place is where the callers run; nil where nothing depends on it.

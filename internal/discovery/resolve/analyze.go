@@ -3,6 +3,7 @@ package resolve
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	api "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
@@ -169,6 +170,9 @@ func (s *State) analyzeGateway(gateway *mesh.Gateway, r *report) {
 
 func (s *State) analyzeService(service *corev1.Service, r *report) {
 	r.kind, r.namespace, r.name = "Service", service.Namespace, service.Name
+	if service.Namespace == s.options.RootNamespace || strings.HasPrefix(service.Namespace, "kube-") {
+		return // nobody who looks at the mesh wrote these
+	}
 	for i, port := range service.Spec.Ports {
 		if protocolOf(port) == mesh.Auto && port.AppProtocol == nil {
 			r.warn(fmt.Sprintf("spec.ports[%d].name", i), ReasonPortName, "%q tells no protocol, so that it is found out from the first bytes; begin it with http-, grpc-, tcp- or such, or set appProtocol", port.Name)

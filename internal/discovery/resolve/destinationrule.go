@@ -2,8 +2,10 @@ package resolve
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
+	api "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -63,14 +65,18 @@ func (s *step) countRule(rule *mesh.DestinationRule, by int) {
 		s.countTest(rule.Namespace, rule.Selector, by)
 	}
 	for _, policy := range rule.Policies() {
-		setting := policy.LoadBalancer.GetLocalityLbSetting()
-		if policy.OutlierDetection != nil || setting != nil {
-			s.countPlace("", by)
-		}
-		for _, label := range setting.GetFailoverPriority() {
-			name, _, _ := strings.Cut(label, "=")
-			s.countPlace(name, by)
-		}
+		s.countPlaces(policy.LoadBalancer.GetLocalityLbSetting(), policy.LoadBalancer.GetZoneAwareLbSetting(), policy.OutlierDetection, by)
+	}
+}
+
+// countPlaces keeps what settings look at of callers' places.
+func (s *step) countPlaces(locality *api.LocalityLoadBalancerSetting, zone *api.ZoneAwareLoadBalancerSetting, outliers *api.OutlierDetection, by int) {
+	if locality != nil || zone != nil || outliers != nil { // without any, nobody looks
+		s.countPlace("", by)
+	}
+	for _, label := range slices.Concat(locality.GetFailoverPriority(), zone.GetFailoverPriority()) {
+		name, _, _ := strings.Cut(label, "=")
+		s.countPlace(name, by)
 	}
 }
 

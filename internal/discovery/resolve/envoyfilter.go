@@ -12,8 +12,7 @@ import (
 
 // unpatched are the parts of a proxy's configuration that no patch reaches.
 var unpatched = map[api.EnvoyFilter_ApplyTo]string{
-	api.EnvoyFilter_BOOTSTRAP:        "the bootstrap is made in the pod, where no patch reaches it",
-	api.EnvoyFilter_EXTENSION_CONFIG: "extension configurations are not served by themselves; put the configuration into the HTTP_FILTER",
+	api.EnvoyFilter_BOOTSTRAP: "the bootstrap is made in the pod, where no patch reaches it",
 }
 
 // PatchMistake is what Envoy's types do not have of a patch.
@@ -38,7 +37,7 @@ func (s *step) envoyFilter(namespace, name string, object *networking.EnvoyFilte
 		}
 		s.World.EnvoyFilters, _, _ = s.World.EnvoyFilters.Insert(key, &mesh.EnvoyFilter{
 			Owner: mesh.Owner{Kind: r.kind, Namespace: namespace, Name: name}, Selector: object.Spec.GetWorkloadSelector().GetLabels(),
-			Priority: object.Spec.Priority, Created: object.CreationTimestamp.Unix(), Patches: object.Spec.ConfigPatches,
+			Priority: object.Spec.Priority, Created: object.CreationTimestamp.Unix(), Patches: object.Spec.ConfigPatches, Form: form(&object.Spec),
 		})
 	}
 	s.dirty.Filters = true
@@ -62,6 +61,9 @@ func checkEnvoyFilter(r *report, spec *api.EnvoyFilter) {
 			r.refuse(field+".patch.operation", "must say what is done")
 		case operation != api.EnvoyFilter_Patch_REMOVE && patch.GetPatch().GetValue() == nil:
 			r.refuse(field+".patch.value", "must say what to put there")
+		}
+		if patch.GetApplyTo() == api.EnvoyFilter_EXTENSION_CONFIG && operation != api.EnvoyFilter_Patch_ADD {
+			r.warn(field+".patch.operation", ReasonInvalid, "an extension configuration can be added, and nothing else: there are none but those that patches add")
 		}
 		if patch.GetPatch().GetFilterClass() != api.EnvoyFilter_Patch_UNSPECIFIED {
 			r.warn(field+".patch.filterClass", ReasonUnsupported, "is not read: name the place by an operation and a match")

@@ -58,6 +58,10 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 	if reflect.DeepEqual(config, s.base) && reflect.DeepEqual(file, s.logFile) {
 		return
 	}
+	if !reflect.DeepEqual(config.ZoneAware, s.base.ZoneAware) {
+		s.countPlaces(nil, s.base.ZoneAware, nil, -1)
+		s.countPlaces(nil, config.ZoneAware, nil, 1)
+	}
 	identities := config.TrustDomain != s.base.TrustDomain || config.RootNamespace != s.base.RootNamespace
 	s.base, s.logFile = config, file
 	s.dirty.All = true
@@ -115,7 +119,7 @@ func readConfig(config *mesh.Config, api *meshapi.MeshConfig) {
 		config.DNSRefreshMillis = t.AsDuration().Milliseconds()
 	}
 	config.H2Upgrade = api.H2UpgradePolicy == meshapi.MeshConfig_UPGRADE
-	config.Keepalive, config.LocalityLB, config.Retries = api.TcpKeepalive, api.LocalityLbSetting, api.DefaultHttpRetryPolicy
+	config.Keepalive, config.LocalityLB, config.ZoneAware, config.Retries = api.TcpKeepalive, api.LocalityLbSetting, api.ZoneAwareLbSetting, api.DefaultHttpRetryPolicy
 	if p := api.DefaultTrafficPolicy; p != nil {
 		config.Traffic = &networking.TrafficPolicy{ConnectionPool: p.ConnectionPool, OutlierDetection: p.OutlierDetection}
 	}

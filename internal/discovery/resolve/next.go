@@ -4,9 +4,13 @@
 package resolve
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"sort"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
 	meshapi "istio.io/api/mesh/v1alpha1"
 	api "istio.io/api/networking/v1alpha3"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
@@ -185,6 +189,16 @@ func put[T any](tree *iradix.Tree[T], key []byte, value T, there bool) *iradix.T
 		tree, _, _ = tree.Delete(key)
 	}
 	return tree
+}
+
+// form is a text that is equal for equal messages.
+func form(message proto.Message) string {
+	text, err := proto.MarshalOptions{Deterministic: true}.Marshal(message)
+	if err != nil { // invalid UTF-8, which the API server does not let through
+		text = []byte(prototext.Format(message))
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
 }
 
 func sortedKeys[V any](m map[string]V) []string {

@@ -18,6 +18,7 @@ func (s *step) peerAuthentication(namespace, name string, object *security.PeerA
 	key := world.Key(namespace, name)
 	r := &report{kind: "PeerAuthentication", namespace: namespace, name: name}
 	defer s.keepProblems(r)
+	disabled := s.someDisabled()
 	if object == nil {
 		s.World.PeerAuthentications, _, _ = s.World.PeerAuthentications.Delete(key)
 	} else {
@@ -33,17 +34,33 @@ func (s *step) peerAuthentication(namespace, name string, object *security.PeerA
 		}
 		s.World.PeerAuthentications, _, _ = s.World.PeerAuthentications.Insert(key, converted)
 	}
-	s.policyChanged(namespace)
-}
-
-// policyChanged marks what a PeerAuthentication of a namespace bears upon: what workloads there accept, and whether
-// their endpoints are offered mutual TLS. One of the root namespace bears upon all.
-func (s *step) policyChanged(namespace string) {
 	if namespace == s.World.Config.RootNamespace {
 		s.dirty.Workloads("*")
 	} else {
 		s.dirty.Workloads(namespace)
 	}
+	if disabled || s.someDisabled() {
+		s.offersChanged(namespace)
+	}
+}
+
+// someDisabled says whether mutual TLS is off anywhere. Where it is not, callers do the same whatever the modes are: which of the
+// others a workload has is its own proxy's affair.
+func (s *step) someDisabled() bool {
+	found := false
+	s.World.PeerAuthentications.Root().Walk(func(_ []byte, p *mesh.PeerAuthentication) bool {
+		found = p.Mode == mesh.Disable
+		for _, mode := range p.Ports {
+			found = found || mode == mesh.Disable
+		}
+		return found
+	})
+	return found
+}
+
+// offersChanged marks what callers of a namespace's services do: whether endpoints are offered mutual TLS may be another now. The
+// root namespace bears upon all.
+func (s *step) offersChanged(namespace string) {
 	s.World.Selecting.Root().Walk(func(_ []byte, service *mesh.Service) bool {
 		if !service.Kubernetes && (namespace == s.World.Config.RootNamespace || service.Namespace == namespace) {
 			s.selectAnew(service)

@@ -231,9 +231,7 @@ func (s *step) entryEndpoint(namespace string, external bool, from *api.Workload
 		weight = 1
 	}
 	out := mesh.Endpoint{Address: from.Address, Port: number, Healthy: true, Weight: weight, Labels: from.Labels, Network: from.Network, Cluster: s.options.ClusterID}
-	parts := strings.SplitN(from.Locality+"//", "/", 3)
-	out.Locality = mesh.Locality{Region: parts[0], Zone: parts[1], SubZone: strings.TrimSuffix(parts[2], "//")}
-	out.Locality.SubZone = strings.Trim(out.Locality.SubZone, "/")
+	out.Locality = mesh.ParseLocality(from.Locality, "/")
 	if from.ServiceAccount != "" {
 		out.Account = s.identity(namespace, from.ServiceAccount)
 	}

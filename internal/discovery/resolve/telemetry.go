@@ -33,7 +33,7 @@ func (s *step) telemetry(namespace, name string, object *telemetry.Telemetry) {
 
 func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Telemetry {
 	out := &mesh.Telemetry{Owner: mesh.Owner{Kind: r.kind, Namespace: object.Namespace, Name: object.Name}, Selector: object.Spec.GetSelector().GetMatchLabels(),
-		Created: object.CreationTimestamp.Unix(), Spec: &object.Spec}
+		Created: object.CreationTimestamp.Unix(), Spec: &object.Spec, Form: form(&object.Spec)}
 	if object.Spec.TargetRef != nil || len(object.Spec.TargetRefs) > 0 {
 		r.warn("spec.targetRefs", ReasonUnsupported, "is not supported, and the object has no effect; use a selector")
 		out.Spec = &api.Telemetry{}

@@ -68,8 +68,53 @@ func (s *step) workloadsOf(namespace string, selector map[string]string) []*netw
 		return nil
 	}
 	for _, object := range world.Below(s.workloads, namespace) {
-		if mesh.MatchesLabels(selector, workloadLabels(object)) {
+		if mesh.MatchesLabels(selector, workloadLabels(object)) && workloadHealthy(object) {
 			out = append(out, object)
+		}
+	}
+	return out
+}
+
+// The annotations of entries that are kept for WorkloadGroups.
+const (
+	groupAnnotation  = "istio.io/autoRegistrationGroup"
+	healthAnnotation = "proxy.istio.io/health-checks-enabled"
+)
+
+// workloadHealthy says whether a workload may be called. One that is to tell of its health is not, until it has.
+func workloadHealthy(object *networking.WorkloadEntry) bool {
+	if object.Annotations[healthAnnotation] != "true" {
+		return true
+	}
+	for _, c := range object.Status.Conditions {
+		if c.Type == "Healthy" {
+			return c.Status == "True"
+		}
+	}
+	return false
+}
+
+// Enrolled are the WorkloadEntries that are kept for members of WorkloadGroups.
+func (s *State) Enrolled() []*networking.WorkloadEntry {
+	var out []*networking.WorkloadEntry
+	s.workloads.Root().Walk(func(_ []byte, object *networking.WorkloadEntry) bool {
+		if object.Annotations[groupAnnotation] != "" {
+			out = append(out, object)
+		}
+		return false
+	})
+	return out
+}
+
+// Replica is a pod of a control plane that runs.
+type Replica struct{ Name, Address, Revision string }
+
+// Replicas are those of all revisions, in the order of names.
+func (s *State) Replicas() []Replica {
+	var out []Replica
+	for _, pod := range world.Below(s.pods, s.options.RootNamespace) {
+		if pod.Labels["app"] == "istiod" && pod.Status.Phase == corev1.PodRunning {
+			out = append(out, Replica{pod.Name, pod.Status.PodIP, pod.Labels["istio.io/rev"]})
 		}
 	}
 	return out
@@ -109,6 +154,9 @@ func (s *step) podEndpoint(pod *corev1.Pod, port uint32) mesh.Endpoint {
 // describe tells of an endpoint what its Pod does.
 func (s *step) describe(out *mesh.Endpoint, pod *corev1.Pod) {
 	out.Workload, out.Labels, out.Network = pod.Name, pod.Labels, pod.Labels[mesh.LabelNetwork]
+	if own := pod.Labels[mesh.LabelLocality]; own != "" {
+		out.Locality = mesh.ParseLocality(own, ".")
+	}
 	out.Account = s.identity(pod.Namespace, pod.Spec.ServiceAccountName)
 	out.MTLS = pod.Labels[labelTLSMode] == "istio" && s.World.MTLSMode(pod.Namespace, pod.Labels, out.Port) != mesh.Disable
 }
