@@ -1,5 +1,6 @@
 // Package xdscheck looks for what no answer of an xDS server may have, whatever it was made of: what Envoy's own rules forbid, names and
-// domains that stand twice, filter chains that match the same, and route tables that are named and not there.
+// domains that stand twice, filter chains that match the same, and route tables that are named and not there. A cluster that a route
+// names may be missing: it is what a user wrote, and a Problem tells of it.
 package xdscheck
 
 import (

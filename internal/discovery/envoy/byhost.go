@@ -1,15 +1,24 @@
 package envoy
 
-import iradix "github.com/hashicorp/go-immutable-radix/v2"
+import (
+	"slices"
+
+	"github.com/slipway-mesh/slipway/internal/discovery/layer"
+)
 
 // byHost is a Section whose resources come from hosts: it remembers which host made which, so that a changed host
 // replaces its own.
 type byHost struct {
 	*Section
-	made *iradix.Tree[[]*Resource] // by host
+	made layer.Map[[]*Resource] // by host
 }
 
-func newByHost() byHost { return byHost{EmptySection(), iradix.New[[]*Resource]()} }
+func newByHost() byHost {
+	same := func(a, b *Resource) bool { return a.Name == b.Name && a.Version == b.Version }
+	return byHost{EmptySection(), layer.New(func(a, b []*Resource) bool { return slices.EqualFunc(a, b, same) })}
+}
+
+func (b byHost) over() byHost { return byHost{b.Over(), b.made.Over()} }
 
 // of returns what a host has made.
 func (b byHost) of(host string) []*Resource {
@@ -18,10 +27,10 @@ func (b byHost) of(host string) []*Resource {
 }
 
 // replace gives each host its new resources; a host without any loses what it had. A name that another of the hosts makes
-// now is kept.
-func (b byHost) replace(hosts map[string][]*Resource) byHost {
+// now is kept. under is what b lies over; see Section.next.
+func (b byHost) replace(hosts map[string][]*Resource, under byHost) byHost {
 	changes := map[string]*Resource{}
-	made := b.made.Txn()
+	made := b.made.Onto(under.made).Txn()
 	for host := range hosts {
 		for _, r := range b.of(host) {
 			changes[r.Name] = nil
@@ -37,5 +46,5 @@ func (b byHost) replace(hosts map[string][]*Resource) byHost {
 			made.Insert([]byte(host), resources)
 		}
 	}
-	return byHost{b.Next(changes), made.Commit()}
+	return byHost{b.next(changes, under.Section), made.Commit()}
 }

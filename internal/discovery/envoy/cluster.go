@@ -71,6 +71,7 @@ func (m madeCluster) build(name string, through bool) []*Resource {
 	if near := nearnessOf(config, o, policy); near != nil && near.shares != nil && c.LbPolicy != cluster.Cluster_CLUSTER_PROVIDED {
 		common(c).LocalityConfigSpecifier = &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
 	}
+	chooseZones(c, zoneAware(config, policy))
 	if !through {
 		secure(c, config, o, port, subset, policy.GetTls())
 		tellSource(c, policy.GetProxyProtocol())

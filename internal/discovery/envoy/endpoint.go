@@ -57,10 +57,8 @@ func loadAssignment(name string, endpoints *mesh.Endpoints, port uint32, subset 
 		}
 		together := groups[key]
 		if together == nil {
-			together = &endpoint.LocalityLbEndpoints{LoadBalancingWeight: u32(0)}
-			if e.Locality != (mesh.Locality{}) {
-				together.Locality = &core.Locality{Region: e.Locality.Region, Zone: e.Locality.Zone, SubZone: e.Locality.SubZone}
-			}
+			together = &endpoint.LocalityLbEndpoints{LoadBalancingWeight: u32(0), // gRPC wants to be told even of a locality that is not known
+				Locality: &core.Locality{Region: e.Locality.Region, Zone: e.Locality.Zone, SubZone: e.Locality.SubZone}}
 			groups[key], ranks[together] = together, key.rank
 			out.Endpoints = append(out.Endpoints, together)
 		}

@@ -56,7 +56,7 @@ func externals(guard *mesh.Guard) []*external {
 func (e *external) rules(config *mesh.Config, tcp bool) *rbac.RBAC {
 	out := &rbac.RBAC{Action: rbac.RBAC_DENY, Policies: map[string]*rbac.Policy{}}
 	for _, policy := range e.policies {
-		addRules(out, config, policy, e.prefix(), tcp)
+		addRules(out, ruleBuilder{config: config, tcp: tcp}, policy, e.prefix())
 	}
 	return out
 }

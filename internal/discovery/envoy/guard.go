@@ -37,6 +37,35 @@ func httpGuards(config *mesh.Config, guard *mesh.Guard) []*hcm.HttpFilter {
 	return out
 }
 
+// callGuards are those of a gRPC server, which decides by itself. It can ask nobody, so what an external authorizer is to decide is denied;
+// and it looks at no tokens, so that no call has a principal of one.
+func callGuards(config *mesh.Config, guard *mesh.Guard) []*hcm.HttpFilter {
+	if guard.Empty() {
+		return nil
+	}
+	deny, allow := (*rbac.RBAC)(nil), (*rbac.RBAC)(nil)
+	for _, policy := range guard.Authorization {
+		into, action := &deny, rbac.RBAC_DENY
+		switch {
+		case policy.DryRun || policy.Action == mesh.Audit:
+			continue
+		case policy.Action == mesh.Allow:
+			into, action = &allow, rbac.RBAC_ALLOW
+		}
+		if *into == nil {
+			*into = &rbac.RBAC{Action: action, Policies: map[string]*rbac.Policy{}}
+		}
+		addRules(*into, ruleBuilder{config: config, proxyless: true}, policy, "")
+	}
+	var out []*hcm.HttpFilter
+	for _, rules := range []*rbac.RBAC{deny, allow} {
+		if rules != nil {
+			out = append(out, httpFilter(httpRBAC+"."+rules.Action.String(), &httprbac.RBAC{Rules: rules}))
+		}
+	}
+	return out
+}
+
 // tcpGuards are those of connections of which no requests are seen.
 func tcpGuards(config *mesh.Config, guard *mesh.Guard) []*listener.Filter {
 	if guard.Empty() {
@@ -81,19 +110,19 @@ func roles(config *mesh.Config, guard *mesh.Guard, action mesh.Action, tcp bool)
 		if *into == nil {
 			*into = &rbac.RBAC{Action: rbacActions[action], Policies: map[string]*rbac.Policy{}}
 		}
-		addRules(*into, config, policy, "", tcp)
+		addRules(*into, ruleBuilder{config: config, tcp: tcp}, policy, "")
 	}
 	return rules, shadow
 }
 
 // addRules gives each rule of a policy its place. On TCP what a rule says of requests cannot be known: a rule of ALLOW that does matches
 // nothing, and one of the others matches by what remains.
-func addRules(out *rbac.RBAC, config *mesh.Config, policy *mesh.AuthorizationPolicy, prefix string, tcp bool) {
+func addRules(out *rbac.RBAC, b ruleBuilder, policy *mesh.AuthorizationPolicy, prefix string) {
 	for i, rule := range policy.Rules {
-		if tcp && policy.Action == mesh.Allow && speaksOfRequests(rule) {
+		if b.tcp && policy.Action == mesh.Allow && speaksOfRequests(rule) {
 			continue
 		}
-		out.Policies[prefix+"ns["+policy.Namespace+"]-policy["+policy.Name+"]-rule["+itoa(uint32(i))+"]"] = rolePolicy(config, rule, tcp)
+		out.Policies[prefix+"ns["+policy.Namespace+"]-policy["+policy.Name+"]-rule["+itoa(uint32(i))+"]"] = b.policy(rule)
 	}
 }
 

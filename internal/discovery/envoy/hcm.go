@@ -25,7 +25,7 @@ func manager(s side, statPrefix string) *hcm.HttpConnectionManager {
 	m := &hcm.HttpConnectionManager{
 		StatPrefix:        statPrefix,
 		CodecType:         hcm.HttpConnectionManager_AUTO,
-		HttpFilters:       []*hcm.HttpFilter{httpFilter("envoy.filters.http.fault", &fault.HTTPFault{}), httpFilter("envoy.filters.http.cors", &cors.Cors{}), routerFilter()},
+		HttpFilters:       []*hcm.HttpFilter{httpFilter(faultName, &fault.HTTPFault{}), httpFilter("envoy.filters.http.cors", &cors.Cors{}), routerFilter()},
 		UpgradeConfigs:    []*hcm.HttpConnectionManager_UpgradeConfig{{UpgradeType: "websocket"}},
 		StreamIdleTimeout: durationpb.New(0),
 		AccessLog:         s.requestLogs(),

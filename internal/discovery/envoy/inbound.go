@@ -168,10 +168,19 @@ func inboundManager(s side, port mesh.InboundPort, target string, secure bool) *
 			Name: "default", Match: routeMatch(nil), Decorator: &route.Decorator{Operation: port.Service + ":" + itoa(port.Number) + "/*"},
 			Action: &route.Route_Route{Route: &route.RouteAction{
 				ClusterSpecifier: &route.RouteAction_Cluster{Cluster: target}, Timeout: durationpb.New(0),
-				MaxGrpcTimeout: durationpb.New(0),
+				MaxGrpcTimeout: durationpb.New(0), RetryPolicy: inboundRetries(port.Protocol),
 			}},
 		}}}},
 	})
+}
+
+// inboundRetries take up what an application never saw: it has closed an idle connection as a request was on its way. Clients of gRPC
+// do that themselves.
+func inboundRetries(protocol mesh.Protocol) *route.RetryPolicy {
+	if protocol == mesh.GRPC {
+		return nil
+	}
+	return &route.RetryPolicy{RetryOn: "reset-before-request", NumRetries: u32(2)}
 }
 
 // servedFor tells telemetry which service a port is of.

@@ -5,7 +5,9 @@ import (
 	"slices"
 	"strings"
 
+	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -22,11 +24,16 @@ type nearness struct {
 	// regions says that near localities come first; failover names the region that comes after the own one.
 	regions  bool
 	failover string
+	// zones says that Envoy itself chooses among the zones of a region.
+	zones bool
 }
 
 // nearnessOf is nil where all endpoints are equal: nothing is known of the place, or no rule says that it counts. Traffic goes to
 // farther endpoints only when nearer ones are found to fail, so without outlier detection there is no order, unless the Service asks for it.
 func nearnessOf(config *mesh.Config, o *mesh.Outbound, policy *networking.TrafficPolicy) *nearness {
+	if zone := zoneAware(config, policy); zone != nil {
+		return zoneNearness(zone, o)
+	}
 	setting := policy.GetLoadBalancer().GetLocalityLbSetting()
 	if setting == nil {
 		setting = config.LocalityLB
@@ -50,12 +57,63 @@ func nearnessOf(config *mesh.Config, o *mesh.Outbound, policy *networking.Traffi
 	}
 	n.labels = setting.GetFailoverPriority()
 	n.regions = len(n.labels) == 0 || len(setting.GetFailover()) > 0
-	for _, f := range setting.GetFailover() {
-		if f.From == o.Place.Region {
-			n.failover = f.To
+	n.failover = regionAfter(o.Place.Region, setting.GetFailover())
+	return n
+}
+
+// regionAfter is the region that settings name for callers of a region; the last one counts.
+func regionAfter[F interface {
+	GetFrom() string
+	GetTo() string
+}](own string, settings []F) (next string) {
+	for _, f := range settings {
+		if f.GetFrom() == own {
+			next = f.GetTo()
 		}
 	}
-	return n
+	return next
+}
+
+// zoneAware is nil where Envoy is not to choose by zones. A rule's own setting counts alone.
+// https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/load_balancing/zone_aware
+func zoneAware(config *mesh.Config, policy *networking.TrafficPolicy) *networking.ZoneAwareLoadBalancerSetting {
+	setting := policy.GetLoadBalancer().GetZoneAwareLbSetting()
+	if setting == nil && policy.GetLoadBalancer().GetLocalityLbSetting() == nil {
+		setting = config.ZoneAware
+	}
+	if setting == nil || setting.Enabled != nil && !setting.Enabled.Value {
+		return nil
+	}
+	return setting
+}
+
+// zoneNearness puts the own region before others, and within it all zones together.
+func zoneNearness(setting *networking.ZoneAwareLoadBalancerSetting, o *mesh.Outbound) *nearness {
+	if o.Place == nil {
+		return nil
+	}
+	return &nearness{place: o.Place, labels: setting.FailoverPriority, regions: true, zones: true, failover: regionAfter(o.Place.Region, setting.Failover)}
+}
+
+// chooseZones lets Envoy send as much to its own zone as the other instances of the workload leave of it.
+func chooseZones(c *cluster.Cluster, setting *networking.ZoneAwareLoadBalancerSetting) {
+	if setting == nil || c.LbPolicy == cluster.Cluster_CLUSTER_PROVIDED {
+		return
+	}
+	zones := &cluster.Cluster_CommonLbConfig_ZoneAwareLbConfig{RoutingEnabled: &typev3.Percent{Value: 100}}
+	if setting.MinClusterSize != nil {
+		zones.MinClusterSize = u64(uint64(setting.MinClusterSize.Value))
+	}
+	common(c).LocalityConfigSpecifier = &cluster.Cluster_CommonLbConfig_ZoneAwareLbConfig_{ZoneAwareLbConfig: zones}
+}
+
+// peersName is what a proxy's bootstrap calls the cluster of its own workload's instances.
+const peersName = "local_cluster"
+
+// Peers makes the Section of it next to an earlier one.
+func Peers(before *Section, instances []mesh.Endpoint) *Section {
+	all := &mesh.Endpoints{ByPort: map[uint32][]mesh.Endpoint{0: instances}}
+	return before.Next(map[string]*Resource{peersName: NewResource(peersName, loadAssignment(peersName, all, 0, mesh.Subset{}, true, nil))})
 }
 
 // rank is 0 for the nearest; the numbers between are made consecutive later.
@@ -87,6 +145,8 @@ const regionRanks = 5
 func (n *nearness) regionRank(l mesh.Locality) uint32 {
 	own := n.place.Locality
 	switch {
+	case n.zones && l.Region == own.Region:
+		return 0
 	case l == own:
 		return 0
 	case l.Region == own.Region && l.Zone == own.Zone:

@@ -65,6 +65,7 @@ type virtualKey struct {
 	service        *mesh.Service
 	rule           *mesh.DestinationRule
 	table, domains string
+	routes         *mesh.VirtualService
 }
 
 // host finds what is remembered of a host. changed says that the host is another one in this step than in the last.

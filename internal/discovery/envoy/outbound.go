@@ -3,9 +3,9 @@ package envoy
 import (
 	"slices"
 
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
 	networking "istio.io/api/networking/v1alpha3"
 
+	"github.com/slipway-mesh/slipway/internal/discovery/layer"
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
 
@@ -45,15 +45,16 @@ type Outbound struct {
 	memo         *Memo
 	clusters     byHost
 	endpoints    byHost
-	names        *byHost                // nil where nobody asks for names
-	tables       *Section               // route tables that take their virtual hosts one by one
-	virtualHosts *Section               // by TABLE/NAME
-	listeners    *Section               //
-	parts        *iradix.Tree[*part]    // by listener NUL shape NUL host
-	wants        *iradix.Tree[[]*part]  // by host
-	hosts        *iradix.Tree[[]claim]  // by host
-	claims       *iradix.Tree[claim]    // by table NUL domain NUL host
-	users        *iradix.Tree[struct{}] // by destination host NUL host: whose routes read another host's rule or port
+	names        *byHost             // nil where nobody asks for names
+	tables       *Section            // route tables that take their virtual hosts one by one
+	virtualHosts *Section            // by TABLE/NAME
+	listeners    *Section            //
+	parts        layer.Map[*part]    // by listener NUL shape NUL host
+	wants        layer.Map[[]*part]  // by host
+	hosts        layer.Map[[]claim]  // by host
+	claims       layer.Map[claim]    // by table NUL domain NUL host
+	users        layer.Map[struct{}] // by destination host NUL host: whose routes read another host's rule or port
+	under        *Outbound           // what all of these lie over; nowhere where they do not
 }
 
 // Clusters are the clusters of all hosts.
@@ -85,15 +86,48 @@ func (o *Outbound) VirtualHosts() *Section { return o.virtualHosts }
 func NewOutbound(config *mesh.Config, flavour mesh.Flavour, names bool, memo *Memo) *Outbound {
 	o := &Outbound{
 		config: config, flavour: flavour, memo: memo, clusters: newByHost(), endpoints: newByHost(), tables: EmptySection(), virtualHosts: EmptySection(), listeners: EmptySection(),
-		parts: iradix.New[*part](), wants: iradix.New[[]*part](), hosts: iradix.New[[]claim](), claims: iradix.New[claim](), users: iradix.New[struct{}](),
+		parts: layer.New(samePart), wants: layer.New(func(a, b []*part) bool { return slices.EqualFunc(a, b, samePart) }), hosts: layer.New(slices.Equal[[]claim]),
+		claims: layer.New(equal[claim]), users: layer.New(equal[struct{}]), under: nowhere,
 	}
 	if names {
 		empty := newByHost()
 		o.names = &empty
 	}
-	o.clusters = o.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
+	o.clusters = o.clusters.replace(map[string][]*Resource{"": fixedClusters(config)}, byHost{})
 	o.listeners = o.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config, flavour)})
 	return o
+}
+
+// nowhere is what an Outbound lies over that lies over none.
+var nowhere = &Outbound{}
+
+func equal[T comparable](a, b T) bool { return a == b }
+
+func samePart(a, b *part) bool {
+	return a == b || a.listener == b.listener && a.bound == b.bound && a.shape == b.shape && a.port == b.port && a.host == b.host && a.table == b.table && len(a.chains)+len(b.chains) == 0
+}
+
+// Over is an Outbound with all that o has, which shares the memory of o: most scopes differ from each other in few hosts. What
+// differs it is told by Next.
+func (o *Outbound) Over() *Outbound {
+	over := *o
+	over.clusters, over.endpoints = o.clusters.over(), o.endpoints.over()
+	if o.names != nil {
+		names := o.names.over()
+		over.names = &names
+	}
+	over.tables, over.virtualHosts, over.listeners = o.tables.Over(), o.virtualHosts.Over(), o.listeners.Over()
+	over.parts, over.wants, over.hosts, over.claims, over.users = o.parts.Over(), o.wants.Over(), o.hosts.Over(), o.claims.Over(), o.users.Over()
+	over.under = o
+	return &over
+}
+
+// Onto is o over a later state of what it lies over.
+func (o *Outbound) Onto(under *Outbound) *Outbound {
+	next := *o
+	next.parts, next.wants, next.hosts, next.claims, next.users = o.parts.Onto(under.parts), o.wants.Onto(under.wants), o.hosts.Onto(under.hosts), o.claims.Onto(under.claims), o.users.Onto(under.users)
+	next.under = under
+	return &next
 }
 
 // Next computes changed hosts anew, and the endpoints of those whose endpoints alone changed.
@@ -102,8 +136,8 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 	next.config = config
 	changed = next.withUsers(changed)
 	if config != o.config { // what does not come from hosts depends on it
-		next.clusters = next.clusters.replace(map[string][]*Resource{"": fixedClusters(config)})
-		next.listeners = next.listeners.Next(map[string]*Resource{"virtualOutbound": virtualOutbound(config, o.flavour)})
+		next.clusters = next.clusters.replace(map[string][]*Resource{"": fixedClusters(config)}, o.under.clusters)
+		next.listeners = next.listeners.next(map[string]*Resource{"virtualOutbound": virtualOutbound(config, o.flavour)}, o.under.listeners)
 	}
 	made, assigned := map[string][]*Resource{}, map[string][]*Resource{}
 	for _, host := range changed {
@@ -124,8 +158,8 @@ func (o *Outbound) Next(config *mesh.Config, lookup Lookup, changed, endpoints [
 			made[host] = next.madeClusters(outbound, lookup.Endpoints(host)) // they hold their endpoints
 		}
 	}
-	next.clusters = next.clusters.replace(made)
-	next.endpoints = next.endpoints.replace(assigned)
+	next.clusters = next.clusters.replace(made, o.under.clusters)
+	next.endpoints = next.endpoints.replace(assigned, o.under.endpoints)
 	next.updateNames(lookup, changed, endpoints)
 	next.updateListeners(lookup, changed)
 	next.updateVirtualHosts(lookup, changed, config != o.config)
@@ -141,7 +175,11 @@ func (o *Outbound) updateNames(lookup Lookup, hosts ...[]string) {
 	for _, host := range slices.Concat(hosts...) {
 		made[host] = name(lookup.Outbound(host), lookup.Endpoints(host))
 	}
-	next := o.names.replace(made)
+	var under byHost
+	if o.under.names != nil {
+		under = *o.under.names
+	}
+	next := o.names.replace(made, under)
 	o.names = &next
 }
 
@@ -169,10 +207,11 @@ func placeKey(o *mesh.Outbound) string {
 	return o.Place.Text()
 }
 
-// madeParts are what a host wants of listeners. Without a VirtualService it is the same for all who see the service.
+// madeParts are what a host wants of listeners. Without rules for TLS and TCP it is the same for all who see the service.
 func (o *Outbound) madeParts(outbound *mesh.Outbound, lookup Lookup) []*part {
 	build := func() []*part { return parts(o.config, outbound, lookup) }
-	if outbound.Routes != nil || len(outbound.Proxies) > 0 {
+	routes := outbound.Routes
+	if len(outbound.Proxies) > 0 || routes != nil && (outbound.Service == nil || len(routes.TLS)+len(routes.TCP) > 0) {
 		return build()
 	}
 	return remember(o.memo.host(outbound.Host, false).parts, partKey{o.config, o.flavour, outbound.Service, outbound.Rule}, build)
@@ -186,7 +225,7 @@ func (o *Outbound) withUsers(changed []string) []string {
 	}
 	all := changed
 	for _, host := range changed {
-		o.users.Root().WalkPrefix([]byte(host+"\x00"), func(key []byte, _ struct{}) bool {
+		o.users.WalkPrefix([]byte(host+"\x00"), func(key []byte, _ struct{}) bool {
 			if user := string(key[len(host)+1:]); !seen[user] {
 				seen[user] = true
 				all = append(all, user)
@@ -227,14 +266,14 @@ func (o *Outbound) updateListeners(lookup Lookup, changed []string) {
 	for name := range touched {
 		changes[name] = o.assembled(name)
 	}
-	o.listeners = o.listeners.Next(changes)
+	o.listeners = o.listeners.next(changes, o.under.listeners)
 }
 
 // assembled makes a listener, nil if nobody wants it. For most shapes the first part decides alone, so the walk ends
 // there: a port of a thousand services costs no more than one.
 func (o *Outbound) assembled(name string) *Resource {
 	var wanted []*part
-	o.parts.Root().WalkPrefix([]byte(name+"\x00"), func(_ []byte, p *part) bool {
+	o.parts.WalkPrefix([]byte(name+"\x00"), func(_ []byte, p *part) bool {
 		wanted = append(wanted, p)
 		return wanted[0].shape != shapeMatched || p.shape != shapeMatched
 	})

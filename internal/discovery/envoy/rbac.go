@@ -17,9 +17,8 @@ import (
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
 
-// rolePolicy is one rule of an AuthorizationPolicy: a source and an operation and all conditions must match.
-func rolePolicy(config *mesh.Config, rule *security.Rule, tcp bool) *rbac.Policy {
-	b := ruleBuilder{config: config, tcp: tcp}
+// policy is one rule of an AuthorizationPolicy: a source and an operation and all conditions must match.
+func (b ruleBuilder) policy(rule *security.Rule) *rbac.Policy {
 	var sources []*rbac.Principal
 	for _, from := range rule.From {
 		sources = append(sources, allOf(b.source(from.Source)))
@@ -62,10 +61,12 @@ func speaksOfRequests(rule *security.Rule) bool {
 	return false
 }
 
-// ruleBuilder translates the parts of a rule. On TCP it leaves out what is of requests.
+// ruleBuilder translates the parts of a rule. On TCP it leaves out what is of requests. proxyless says that a gRPC server reads it, which
+// knows no templates of paths.
 type ruleBuilder struct {
-	config *mesh.Config
-	tcp    bool
+	config    *mesh.Config
+	tcp       bool
+	proxyless bool
 }
 
 func (b ruleBuilder) source(s *security.Source) []*rbac.Principal {
@@ -94,7 +95,7 @@ func (b ruleBuilder) operation(o *security.Operation) []*rbac.Permission {
 	if !b.tcp {
 		add(o.GetHosts(), o.GetNotHosts(), requestHost)
 		add(o.GetMethods(), o.GetNotMethods(), func(method string) *rbac.Permission { return permissionHeader(":method", pattern(method, false)) })
-		add(o.GetPaths(), o.GetNotPaths(), requestPath)
+		add(o.GetPaths(), o.GetNotPaths(), b.path)
 	}
 	return out
 }
@@ -301,9 +302,15 @@ func requestHost(value string) *rbac.Permission {
 	return permissionHeader(":authority", pattern(value, true))
 }
 
-// requestPath matches a path without its query; {*} and {**} stand for parts of it.
-func requestPath(value string) *rbac.Permission {
-	if strings.Contains(value, "{*}") || strings.Contains(value, "{**}") {
+// path matches a path without its query; {*} and {**} stand for parts of it.
+func (b ruleBuilder) path(value string) *rbac.Permission {
+	templated := strings.Contains(value, "{*}") || strings.Contains(value, "{**}")
+	switch {
+	case templated && b.proxyless:
+		expression := strings.NewReplacer(regexp.QuoteMeta("{**}"), ".*", regexp.QuoteMeta("{*}"), "[^/]+").Replace(regexp.QuoteMeta(value))
+		return &rbac.Permission{Rule: &rbac.Permission_UrlPath{UrlPath: &matcher.PathMatcher{Rule: &matcher.PathMatcher_Path{
+			Path: &matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_SafeRegex{SafeRegex: regex(expression)}}}}}}
+	case templated:
 		template := strings.ReplaceAll(strings.ReplaceAll(value, "{**}", "**"), "{*}", "*")
 		return &rbac.Permission{Rule: &rbac.Permission_UriTemplate{UriTemplate: &core.TypedExtensionConfig{Name: "uri-template", TypedConfig: pack(&uritemplate.UriTemplateMatchConfig{PathTemplate: template})}}}
 	}

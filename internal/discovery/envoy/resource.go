@@ -19,6 +19,8 @@ const (
 	ListenerType    = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	RouteType       = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 	VirtualHostType = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
+	// ExtensionType is of filters' configurations that stand by themselves, as EnvoyFilters add them.
+	ExtensionType = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 )
 
 // Resource is one resource, marshalled once. Its version is the hash of its bytes, so that equal content has an equal

@@ -58,7 +58,7 @@ func routeOf(v *mesh.VirtualService, rule *mesh.Route, m *networking.HTTPMatchRe
 	}
 	out.TypedPerFilterConfig = map[string]*anypb.Any{}
 	if f := faultFilter(rule.Fault); f != nil {
-		out.TypedPerFilterConfig["envoy.filters.http.fault"] = pack(f)
+		out.TypedPerFilterConfig[faultName] = pack(f)
 	}
 	if policy := corsPolicy(rule.CORS); policy != nil {
 		out.TypedPerFilterConfig["envoy.filters.http.cors"] = pack(policy)

@@ -3,13 +3,13 @@ package envoy
 import (
 	"slices"
 
-	iradix "github.com/hashicorp/go-immutable-radix/v2"
+	"github.com/slipway-mesh/slipway/internal/discovery/layer"
 )
 
 // Section is a set of resources of one type that many proxies share. It is immutable: a changed set is another Section,
 // and two of one line know their difference without being compared.
 type Section struct {
-	Items *iradix.Tree[*Resource] // by resource name
+	Items layer.Map[*Resource] // by resource name
 	seq   uint64
 	// origin is the same pointer in all Sections of a line.
 	origin *Section
@@ -22,9 +22,16 @@ const historyLength = 64
 
 // EmptySection is a Section with nothing in it.
 func EmptySection() *Section {
-	s := &Section{Items: iradix.New[*Resource]()}
+	s := &Section{Items: layer.New(func(a, b *Resource) bool { return a.Version == b.Version })}
 	s.origin = s
 	return s
+}
+
+// Over is a Section of a line of its own with what s has; it shares the memory of s.
+func (s *Section) Over() *Section {
+	over := &Section{Items: s.Items.Over()}
+	over.origin = over
+	return over
 }
 
 // Line is the same for all Sections that follow from one another.
@@ -38,27 +45,36 @@ func (s *Section) Len() int { return s.Items.Len() }
 
 // Each calls visit for every resource, in the order of names.
 func (s *Section) Each(visit func(*Resource)) {
-	s.Items.Root().Walk(func(_ []byte, r *Resource) bool { visit(r); return false })
+	s.Items.Walk(func(_ []byte, r *Resource) bool { visit(r); return false })
 }
 
 // Next applies changes; a nil resource removes. If nothing differs, it returns the Section itself.
-func (s *Section) Next(changes map[string]*Resource) *Section {
-	txn := s.Items.Txn()
+func (s *Section) Next(changes map[string]*Resource) *Section { return s.next(changes, nil) }
+
+// next is Next of a Section that lies over another, of which under is the present state; nil where it lies over none. One that
+// does not change stays over the state that it was made on.
+func (s *Section) next(changes map[string]*Resource, under *Section) *Section {
 	var changed []string
 	for name, resource := range changes {
 		before, there := s.Get(name)
-		switch {
-		case resource == nil && !there, resource != nil && there && before.Version == resource.Version:
-			continue
-		case resource == nil:
-			txn.Delete([]byte(name))
-		default:
-			txn.Insert([]byte(name), resource)
+		if there != (resource != nil) || there && before.Version != resource.Version {
+			changed = append(changed, name)
 		}
-		changed = append(changed, name)
 	}
 	if len(changed) == 0 {
 		return s
+	}
+	items := s.Items
+	if under != nil {
+		items = items.Onto(under.Items)
+	}
+	txn := items.Txn()
+	for _, name := range changed {
+		if resource := changes[name]; resource != nil {
+			txn.Insert([]byte(name), resource)
+		} else {
+			txn.Delete([]byte(name))
+		}
 	}
 	steps := slices.Concat(s.steps, [][]string{changed})
 	if len(steps) > historyLength {

@@ -68,7 +68,7 @@ func (o *Outbound) updateVirtualHosts(lookup Lookup, changed []string, all bool)
 
 // rivals notes the hosts that claim the same domain of the same table.
 func (o *Outbound) rivals(one claim, contested map[string]bool) {
-	o.claims.Root().WalkPrefix([]byte(one.table+"\x00"+one.domain+"\x00"), func(_ []byte, other claim) bool {
+	o.claims.WalkPrefix([]byte(one.table+"\x00"+one.domain+"\x00"), func(_ []byte, other claim) bool {
 		if other.host != one.host {
 			contested[other.host] = true
 		}
@@ -79,25 +79,34 @@ func (o *Outbound) rivals(one claim, contested map[string]bool) {
 // owns says whether the host is the first that claims the domain.
 func (o *Outbound) owns(table, domain, host string) bool {
 	owner := ""
-	o.claims.Root().WalkPrefix([]byte(table+"\x00"+domain+"\x00"), func(_ []byte, c claim) bool {
+	o.claims.WalkPrefix([]byte(table+"\x00"+domain+"\x00"), func(_ []byte, c claim) bool {
 		owner = c.host
 		return true
 	})
 	return owner == host
 }
 
-// madeVirtualHost is a host's resource in a table, by the names that are its own there. Where no VirtualService has a say it is
-// the same for all who see the same.
+// madeVirtualHost is a host's resource in a table, by the names that are its own there. It is the same for all who see the same,
+// unless its routes depend on other hosts too.
 func (o *Outbound) madeVirtualHost(lookup Lookup, host string, th tableHost) *Resource {
 	outbound := lookup.Outbound(host)
 	build := func() *Resource {
 		c := routeContext{config: o.config, lookup: lookup}
 		return tableResource(th.table, virtualHost(outbound, th.port, th.domains, c))
 	}
-	if outbound.Routes != nil {
+	if outbound.Narrowed || leadsElsewhere(outbound) {
 		return build()
 	}
-	return remember(o.memo.host(host, false).virtual, virtualKey{o.config.Plain(), outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ",")}, build)
+	return remember(o.memo.host(host, false).virtual, virtualKey{o.config.Plain(), outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ","), outbound.Routes}, build)
+}
+
+// leadsElsewhere says whether the routes read the ports or the rule of another host.
+func leadsElsewhere(o *mesh.Outbound) bool {
+	elsewhere := false
+	if o.Routes != nil {
+		o.Routes.EachDestination(func(d mesh.Destination) { elsewhere = elsewhere || d.Host != o.Host })
+	}
+	return elsewhere
 }
 
 // publishVirtualHosts puts what was made into the sections, with the tables that it stands in.
@@ -149,7 +158,7 @@ func (o *Outbound) publishTables(touched map[string]bool, whole, changes map[str
 	tables := map[string]*Resource{}
 	for table := range touched {
 		claimed := false
-		o.claims.Root().WalkPrefix([]byte(table+"\x00"), func([]byte, claim) bool {
+		o.claims.WalkPrefix([]byte(table+"\x00"), func([]byte, claim) bool {
 			claimed = true
 			return true
 		})
@@ -170,8 +179,8 @@ func (o *Outbound) publishTables(touched map[string]bool, whole, changes map[str
 			changes[table+"/allow_any"], changes[table+"/block_all"] = nil, nil
 		}
 	}
-	o.virtualHosts = o.virtualHosts.Next(changes)
-	o.tables = o.tables.Next(tables)
+	o.virtualHosts = o.virtualHosts.next(changes, o.under.virtualHosts)
+	o.tables = o.tables.next(tables, o.under.tables)
 }
 
 // isSniffed says that a table is a sniffing listener's: it has one host, which takes everything, and is sent whole.
@@ -188,7 +197,7 @@ func (o *Outbound) HostsOf(table string) []*Resource { return HostsIn(o.virtualH
 // HostsIn are the virtual hosts of a table in a section.
 func HostsIn(virtualHosts *Section, table string) []*Resource {
 	var out []*Resource
-	virtualHosts.Items.Root().WalkPrefix([]byte(table+"/"), func(_ []byte, r *Resource) bool {
+	virtualHosts.Items.WalkPrefix([]byte(table+"/"), func(_ []byte, r *Resource) bool {
 		out = append(out, r)
 		return false
 	})

@@ -56,14 +56,7 @@ func tlsTransport(context *tls.UpstreamTlsContext) *core.TransportSocket {
 
 // meshContext is mutual TLS with the workload's certificate, to exactly the identities that the service's endpoints have.
 func meshContext(config *mesh.Config, o *mesh.Outbound, port mesh.Port, subset mesh.Subset) *tls.UpstreamTlsContext {
-	validation := &tls.CertificateValidationContext{}
-	for _, account := range o.Service.Accounts {
-		validation.MatchTypedSubjectAltNames = append(validation.MatchTypedSubjectAltNames,
-			&tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_URI, Matcher: exact(account)})
-	}
-	if len(o.Service.Accounts) == 0 { // nobody known yet: anybody of the mesh
-		validation.MatchTypedSubjectAltNames = trustDomainSANs(config)
-	}
+	validation := &tls.CertificateValidationContext{MatchTypedSubjectAltNames: peerSANs(config, o.Service)}
 	alpn := alpnTCP
 	if port.Protocol.IsHTTP() {
 		alpn = alpnHTTP
@@ -78,6 +71,18 @@ func meshContext(config *mesh.Config, o *mesh.Outbound, port mesh.Port, subset m
 		},
 		Sni: mesh.SNI(o.Host, subset.Name, port.Number),
 	}
+}
+
+// peerSANs match the identities that a service's endpoints have; while nobody is known, anybody of the mesh.
+func peerSANs(config *mesh.Config, service *mesh.Service) []*tls.SubjectAltNameMatcher {
+	if len(service.Accounts) == 0 {
+		return trustDomainSANs(config)
+	}
+	var out []*tls.SubjectAltNameMatcher
+	for _, account := range service.Accounts {
+		out = append(out, &tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_URI, Matcher: exact(account)})
+	}
+	return out
 }
 
 func trustDomainSANs(config *mesh.Config) []*tls.SubjectAltNameMatcher {

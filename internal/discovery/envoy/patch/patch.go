@@ -44,6 +44,7 @@ var touched = map[networking.EnvoyFilter_ApplyTo][]string{
 	networking.EnvoyFilter_NETWORK_FILTER:      {envoy.ListenerType},
 	networking.EnvoyFilter_HTTP_FILTER:         {envoy.ListenerType},
 	networking.EnvoyFilter_LISTENER_FILTER:     {envoy.ListenerType},
+	networking.EnvoyFilter_EXTENSION_CONFIG:    {envoy.ExtensionType},
 	networking.EnvoyFilter_ROUTE_CONFIGURATION: {envoy.RouteType, envoy.ListenerType},
 	networking.EnvoyFilter_VIRTUAL_HOST:        {envoy.VirtualHostType, envoy.RouteType, envoy.ListenerType},
 	networking.EnvoyFilter_HTTP_ROUTE:          {envoy.VirtualHostType, envoy.RouteType, envoy.ListenerType},
@@ -160,6 +161,11 @@ func (s *Set) AddedHosts(table string) []*envoy.Resource {
 	return added
 }
 
+// standing are the kinds of patches that add resources, and of what type.
+var standing = map[networking.EnvoyFilter_ApplyTo]string{
+	networking.EnvoyFilter_CLUSTER: envoy.ClusterType, networking.EnvoyFilter_LISTENER: envoy.ListenerType, networking.EnvoyFilter_EXTENSION_CONFIG: envoy.ExtensionType,
+}
+
 // Added are the resources of the type that patches add.
 func (s *Set) Added(typeURL string) []*envoy.Resource {
 	var added []*envoy.Resource
@@ -168,7 +174,7 @@ func (s *Set) Added(typeURL string) []*envoy.Resource {
 		if p.op() != networking.EnvoyFilter_Patch_ADD || !ok || named.GetName() == "" {
 			continue
 		}
-		if p.GetApplyTo() == networking.EnvoyFilter_CLUSTER && typeURL == envoy.ClusterType || p.GetApplyTo() == networking.EnvoyFilter_LISTENER && typeURL == envoy.ListenerType {
+		if standing[p.GetApplyTo()] == typeURL {
 			made := envoy.NewResource(named.GetName(), p.value)
 			made.Patched = p.path()
 			added = append(added, made)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
@@ -17,6 +18,8 @@ func empty(to networking.EnvoyFilter_ApplyTo) proto.Message {
 	switch to {
 	case networking.EnvoyFilter_CLUSTER:
 		return &cluster.Cluster{}
+	case networking.EnvoyFilter_EXTENSION_CONFIG:
+		return &core.TypedExtensionConfig{}
 	case networking.EnvoyFilter_LISTENER:
 		return &listener.Listener{}
 	case networking.EnvoyFilter_FILTER_CHAIN:
