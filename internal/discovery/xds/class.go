@@ -14,18 +14,24 @@ import (
 // A class is a set of proxies that share a section. It lives as long as a stream is in it. All of this is guarded by the
 // server's mutex.
 
-// class is the proxies that can call the same.
+// class is the proxies that can call the same. Most classes lie over a base, which has no proxies, and hold what differs from it.
 type class struct {
+	base     *class // nil where there is none
 	scope    *scope.Scope
 	outbound *envoy.Outbound
+	asked    *asked // in the place of outbound, where the proxies are gRPC applications
 	users    int
 }
 
 func newClass(w *world.World, key scope.Key, memo *envoy.Memo) *class {
 	c := &class{scope: scope.New(w, key)}
+	if key.Flavour == mesh.Proxyless {
+		c.asked = newAsked(c.proxyless(w))
+		return c
+	}
 	c.outbound = envoy.NewOutbound(c.scope.Config, key.Flavour, key.Names != "", memo)
 	var hosts []string
-	c.scope.Hosts.Root().Walk(func(host []byte, _ *mesh.Outbound) bool {
+	c.scope.Hosts.Walk(func(host []byte, _ *mesh.Outbound) bool {
 		hosts = append(hosts, string(host))
 		return false
 	})
@@ -33,7 +39,19 @@ func newClass(w *world.World, key scope.Key, memo *envoy.Memo) *class {
 	return c
 }
 
+func classOver(w *world.World, key scope.Key, base *class) *class {
+	c := &class{base: base}
+	var differ []string
+	c.scope, differ = scope.Over(w, key, base.scope)
+	c.outbound = base.outbound.Over().Next(c.scope.Config, c.lookup(w), differ, nil)
+	return c
+}
+
+// update brings a class to a newer world; its base is there already.
 func (c *class) update(w *world.World, dirty world.Dirty) {
+	if c.base != nil {
+		c.scope, c.outbound = c.scope.Onto(c.base.scope), c.outbound.Onto(c.base.outbound)
+	}
 	next, changed := c.scope.Next(w, dirty)
 	c.scope = next
 	done := map[string]bool{}
@@ -45,6 +63,10 @@ func (c *class) update(w *world.World, dirty world.Dirty) {
 		if !done[host] {
 			endpoints = append(endpoints, host)
 		}
+	}
+	if c.asked != nil {
+		c.asked = c.asked.next(c.proxyless(w), append(changed, endpoints...))
+		return
 	}
 	c.outbound = c.outbound.Next(c.scope.Config, c.lookup(w), changed, endpoints)
 }
@@ -64,17 +86,39 @@ func (s *Server) joinScope(st *stream) {
 	key := scope.KeyOf(s.world, st.proxy)
 	c := s.scopes[key]
 	if c == nil {
-		c = newClass(s.world, key, s.memo)
+		if base, ok := key.Base(); ok {
+			c = classOver(s.world, key, s.baseOf(base))
+		} else {
+			c = newClass(s.world, key, s.memo)
+		}
 		s.scopes[key] = c
 	}
 	c.users++
 	st.class = c
 }
 
+// baseOf finds a base for one more class.
+func (s *Server) baseOf(key scope.Key) *class {
+	c := s.bases[key]
+	if c == nil {
+		c = newClass(s.world, key, s.memo)
+		s.bases[key] = c
+	}
+	c.users++
+	return c
+}
+
 func (s *Server) leaveScope(st *stream) {
-	st.class.users--
-	if st.class.users == 0 {
-		delete(s.scopes, st.class.scope.Key)
+	c := st.class
+	if c.users--; c.users > 0 {
+		return
+	}
+	delete(s.scopes, c.scope.Key)
+	if c.base == nil {
+		return
+	}
+	if c.base.users--; c.base.users == 0 {
+		delete(s.bases, c.base.scope.Key)
 	}
 }
 
@@ -93,6 +137,20 @@ func (s *Server) inbound(proxy *mesh.Proxy) *inboundClass {
 		s.inbounds[key] = c
 	}
 	return c
+}
+
+// peersOf tells a proxy of the other instances of its workload. As long as they are the same, so is the Section.
+func (s *Server) peersOf(proxy *mesh.Proxy) *envoy.Section {
+	of, instances := scope.Peers(s.world, proxy)
+	if now := s.peers[of]; now != nil {
+		return now
+	}
+	before := s.peersBefore[of]
+	if before == nil {
+		before = envoy.EmptySection()
+	}
+	s.peers[of] = envoy.Peers(before, instances)
+	return s.peers[of]
 }
 
 // gatewayClass is the gateway proxies of the same labels.

@@ -24,11 +24,16 @@ const (
 
 // answerDebug answers one question and ends: it is a tool that asks, and no proxy.
 func (e *endpoint) answerDebug(ctx context.Context, request *discovery.DiscoveryRequest, send func(*discovery.DiscoveryResponse) error) error {
-	if err := e.mayDebug(ctx); err != nil {
+	caller, err := e.mayDebug(ctx)
+	if err != nil {
 		return err
 	}
-	if request.TypeUrl != syncType {
-		return status.Errorf(codes.Unimplemented, "%s is not answered here; %s is", request.TypeUrl, syncType)
+	switch request.TypeUrl {
+	case syncType:
+	case dumpType:
+		return e.answerDump(request, caller, send)
+	default:
+		return status.Errorf(codes.Unimplemented, "%s is not answered here; %s and %s are", request.TypeUrl, syncType, dumpType)
 	}
 	out := &discovery.DiscoveryResponse{TypeUrl: syncType, Nonce: "1", ControlPlane: controlPlane}
 	for _, report := range e.Report() {
@@ -41,17 +46,17 @@ func (e *endpoint) answerDebug(ctx context.Context, request *discovery.Discovery
 	return send(out)
 }
 
-// mayDebug lets in who has an identity, and who comes through a forwarded port.
-func (e *endpoint) mayDebug(ctx context.Context) error {
+// mayDebug lets in who has an identity, and, without one, who comes through a forwarded port.
+func (e *endpoint) mayDebug(ctx context.Context) (*Identity, error) {
 	if identity, err := e.authenticator.Authenticate(ctx); err == nil && identity != nil {
-		return nil
+		return identity, nil
 	}
 	if p, ok := peer.FromContext(ctx); ok {
 		if at, ok := p.Addr.(*net.TCPAddr); ok && at.IP.IsLoopback() {
-			return nil
+			return nil, nil
 		}
 	}
-	return status.Error(codes.PermissionDenied, "debug questions are answered to a token, or through a forwarded port")
+	return nil, status.Error(codes.PermissionDenied, "debug questions are answered to a token, or through a forwarded port")
 }
 
 // clientConfig says how a proxy stands, in the words of Envoy's client status service.

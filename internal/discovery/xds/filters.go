@@ -1,7 +1,6 @@
 package xds
 
 import (
-	"fmt"
 	"strings"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
@@ -56,10 +55,10 @@ func (s *Server) filtersOf(st *stream) *patched {
 func filterKey(filters []*mesh.EnvoyFilter, proxy *mesh.Proxy) string {
 	var key strings.Builder
 	for _, filter := range filters {
-		fmt.Fprintf(&key, "%p ", filter)
+		key.WriteString(filter.Namespace + "/" + filter.Name + "@" + filter.Form + " ")
 		for _, p := range filter.Patches {
 			if p.GetMatch().GetProxy() != nil {
-				fmt.Fprintf(&key, "%s ", proxy.ID)
+				key.WriteString(proxy.ID + " ")
 				break
 			}
 		}

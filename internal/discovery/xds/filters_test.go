@@ -22,7 +22,7 @@ func (nobody) Authenticate(context.Context) (*Identity, error) { return nil, nil
 // join connects a proxy and returns its stream.
 func join(t *testing.T, s *Server, proxy *mesh.Proxy) *stream {
 	t.Helper()
-	st := s.newStream(proxy, func(*response) error { return nil })
+	st := s.newStream(t.Context(), proxy, func(*response) error { return nil })
 	if err := (&endpoint{Server: s, authenticator: nobody{}}).admit(t.Context(), st); err != nil {
 		t.Fatal(err)
 	}

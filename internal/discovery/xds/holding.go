@@ -8,17 +8,16 @@ type holding struct {
 	differs map[string]string // versions; empty for what the proxy lacks
 }
 
-func holdingOf(held map[string]string, now *envoy.Section) *holding {
+func holdingOf(held held, now *envoy.Section) *holding {
 	h := &holding{base: now, differs: map[string]string{}}
-	now.Each(func(r *envoy.Resource) {
-		if version := held[r.Name]; version != r.Version {
-			h.differs[r.Name] = version
-		}
-	})
-	for name, version := range held {
-		if _, there := now.Get(name); !there {
-			h.differs[name] = version
-		}
+	complete := held.compare([]*envoy.Section{now}, func(name, version string, _ bool) { h.differs[name] = version })
+	if !complete {
+		versions := held.versions()
+		now.Each(func(r *envoy.Resource) {
+			if _, has := versions[r.Name]; !has {
+				h.differs[r.Name] = ""
+			}
+		})
 	}
 	return h
 }
@@ -47,7 +46,7 @@ func (h *holding) lose(table string) {
 			h.differs[name] = ""
 		}
 	}
-	h.base.Items.Root().WalkPrefix([]byte(table+"/"), func(_ []byte, r *envoy.Resource) bool {
+	h.base.Items.WalkPrefix([]byte(table+"/"), func(_ []byte, r *envoy.Resource) bool {
 		h.differs[r.Name] = ""
 		return false
 	})
@@ -64,7 +63,7 @@ func (h *holding) gone(table string, there func(name string) bool) []string {
 			names = append(names, name)
 		}
 	}
-	h.base.Items.Root().WalkPrefix([]byte(table+"/"), func(_ []byte, r *envoy.Resource) bool { // the mesh went on since
+	h.base.Items.WalkPrefix([]byte(table+"/"), func(_ []byte, r *envoy.Resource) bool { // the mesh went on since
 		if _, differs := h.differs[r.Name]; !differs && !there(r.Name) {
 			names = append(names, r.Name)
 		}

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -15,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
@@ -35,6 +37,7 @@ type client struct {
 	wants    [typeCount]map[string]bool // endpoints and tables
 	asked    [typeCount]bool
 	received int // resources
+	again    int // those that were held just so; endpoints are sent again with their cluster, because Envoy waits for them
 	// warming are clusters that wait for their endpoints. Envoy acknowledges no clusters until there are none: owed is what it will.
 	warming map[string]bool
 	owed    string
@@ -56,7 +59,7 @@ func newClient(t *testing.T, server *Server, proxy *mesh.Proxy) *client {
 func (c *client) connect() {
 	c.pending, c.asked = nil, [typeCount]bool{}
 	c.warming, c.owed = map[string]bool{}, ""
-	c.stream = c.server.newStream(c.proxy, c.receive)
+	c.stream = c.server.newStream(context.Background(), c.proxy, c.receive)
 	c.server.streams[c.stream] = struct{}{}
 	c.server.joinScope(c.stream)
 	c.stream.target.Store(c.server.targetOf(c.stream))
@@ -99,8 +102,16 @@ func (c *client) ask(i int, add, remove []string) {
 	c.handle(request)
 }
 
-func (c *client) handle(request *discovery.DeltaDiscoveryRequest) {
-	if err := c.stream.handle(request); err != nil {
+func (c *client) handle(message *discovery.DeltaDiscoveryRequest) {
+	data, err := proto.Marshal(message)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	read := &request{}
+	if err := (Codec{}).Unmarshal(mem.BufferSlice{mem.SliceBuffer(data)}, read); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := c.stream.handle(read); err != nil {
 		c.t.Fatal(err)
 	}
 }
@@ -121,12 +132,16 @@ func (c *client) deliver() {
 	seen := map[string]bool{}
 	for _, r := range message.Resources {
 		c.received++
+		if version, held := c.held[i][r.Name]; held && version == r.Version && i != endpointIndex {
+			c.again++
+		}
 		if seen[r.Name] {
 			c.t.Fatalf("%s stands twice in one response", r.Name)
 		}
 		seen[r.Name] = true
 		_, table := c.held[routeIndex][envoy.TableOf(r.Name)]
-		if i != hostIndex || table {
+		unwanted := i == endpointIndex && !c.wants[i][r.Name] // it was given up while this was on its way
+		if (i != hostIndex || table) && !unwanted {
 			c.held[i][r.Name] = r.Version
 		}
 		switch i {
@@ -317,6 +332,114 @@ func TestClientsHoldWhatIsThere(t *testing.T) {
 			c.check(state, fmt.Sprintf("seed %d, end, client %s", seed, c.proxy.ID))
 		}
 	}
+}
+
+// TestReplicas: proxies move between two replicas, each of which hears of changes when it does. What a proxy holds in the same version is
+// never sent again; where one is taken back to an older state by the move, the replica notices when it catches up; and in the end all
+// hold what there is.
+func TestReplicas(t *testing.T) {
+	moved, noticed := 0, 0
+	for seed := range uint64(100) {
+		r := rand.New(rand.NewPCG(seed, 13))
+		type replica struct {
+			server *Server
+			state  *resolve.State
+			behind []source.Change
+		}
+		var replicas [2]replica
+		for k := range replicas {
+			replicas[k].server, replicas[k].state = emptyServer()
+		}
+		catchUp := func(k int) {
+			a := &replicas[k]
+			next, dirty := resolve.Next(a.state, a.behind)
+			a.state, a.behind = next, nil
+			a.server.Update(a.state.World, dirty)
+		}
+		var clients []*client
+		at := map[*client]int{}
+		for k, namespace := range []string{"a", "b", "a"} {
+			clients = append(clients, newClient(t, replicas[k%2].server, &mesh.Proxy{ID: fmt.Sprint(k), Kind: mesh.SidecarProxy, Namespace: namespace, VHDS: k != 2, Metadata: captured(namespace)}))
+			at[clients[k]] = k % 2
+		}
+		for range 60 {
+			c := clients[r.IntN(len(clients))]
+			switch r.IntN(6) {
+			case 0, 1:
+				one := change(r)
+				for k := range replicas {
+					replicas[k].behind = append(replicas[k].behind, one)
+				}
+			case 2:
+				catchUp(r.IntN(2))
+			case 3:
+				c.settle()
+				c.server.leave(c.stream)
+				at[c] = 1 - at[c]
+				c.server = replicas[at[c]].server
+				moved++
+				ahead := len(replicas[at[c]].behind) > len(replicas[1-at[c]].behind)
+				before, held := count(t, c.server.metrics.Rollbacks), clone(c.held)
+				c.connect()
+				c.settle()
+				rolled := took(held, c.held)
+				catchUp(at[c])
+				c.settle()
+				if back := took(held, c.held); ahead && rolled && !back { // it was taken back, and has again just what it had
+					if noticed++; count(t, c.server.metrics.Rollbacks) == before {
+						t.Fatalf("seed %d: client %s was rolled back, and nobody noticed", seed, c.proxy.ID)
+					}
+				}
+			default:
+				c.wakeUp()
+				if len(c.pending) > 0 {
+					c.deliver()
+				}
+			}
+		}
+		catchUp(0)
+		catchUp(1)
+		for _, c := range clients {
+			c.check(replicas[0].state, fmt.Sprintf("seed %d, client %s", seed, c.proxy.ID))
+			if c.again > 0 {
+				t.Errorf("seed %d: client %s was sent %d resources that it held", seed, c.proxy.ID, c.again)
+			}
+		}
+	}
+	if moved == 0 || noticed == 0 {
+		t.Errorf("%d moves, %d rolled back: nothing was tested", moved, noticed)
+	}
+}
+
+// count reads a counter.
+func count(t *testing.T, c prometheus.Collector) float64 {
+	t.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return families[0].GetMetric()[0].GetCounter().GetValue()
+}
+
+func clone(held [typeCount]map[string]string) (out [typeCount]map[string]string) {
+	for i := range held {
+		out[i] = maps.Clone(held[i])
+	}
+	return out
+}
+
+// took says whether something that was held is not, or is another version.
+func took(before, after [typeCount]map[string]string) bool {
+	for i := range before {
+		for name, version := range before[i] {
+			if i != endpointIndex && after[i][name] != version {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // TestRejectedResourcesStopNoOther: a client that refuses some resources, by name or without a word, gets all others, and is not

@@ -29,7 +29,7 @@ func (n *names) add(list []string, now *envoy.Section) {
 	for _, name := range list {
 		switch {
 		case n.except[name]:
-			delete(n.except, name)
+			n.except = without(n.except, name)
 		case !n.has(name):
 			n.also = with(n.also, name)
 		}
@@ -42,7 +42,7 @@ func (n *names) add(list []string, now *envoy.Section) {
 func (n *names) remove(list []string, now *envoy.Section) {
 	for _, name := range list {
 		if n.also[name] {
-			delete(n.also, name)
+			n.also = without(n.also, name)
 		} else if n.has(name) {
 			n.except = with(n.except, name)
 		}
@@ -58,6 +58,41 @@ func with(set map[string]bool, name string) map[string]bool {
 	}
 	set[name] = true
 	return set
+}
+
+// without lets go of a set that becomes empty: a map keeps the memory of its largest moment.
+func without(set map[string]bool, name string) map[string]bool {
+	delete(set, name)
+	if len(set) == 0 {
+		return nil
+	}
+	return set
+}
+
+// follow expresses the same set by what there is now, so that a stream does not keep what there was when it connected.
+func (n *names) follow(now *envoy.Section) {
+	if n.base == nil || n.base == now {
+		return
+	}
+	changed, removed := now.Diff(n.base)
+	for _, r := range changed {
+		if _, had := n.base.Get(r.Name); had {
+			continue
+		}
+		if n.also[r.Name] {
+			n.also = without(n.also, r.Name)
+		} else {
+			n.except = with(n.except, r.Name)
+		}
+	}
+	for _, name := range removed {
+		if n.except[name] {
+			n.except = without(n.except, name)
+		} else {
+			n.also = with(n.also, name)
+		}
+	}
+	n.base = now
 }
 
 // rebase expresses the same set by a newer Section, if that takes fewer deviations.

@@ -51,8 +51,14 @@ func parseNode(node *core.Node, delta bool) (*mesh.Proxy, error) {
 		p.Addresses = strings.Split(ips, ",")
 	}
 	p.Metadata = texts(meta)
+	p.TellsHealth = meta["PROXY_CONFIG"].GetStructValue().GetFields()["readinessProbe"] != nil
 	version := node.GetUserAgentBuildVersion().GetVersion()
-	p.Flavour = flavour(node)
+	if p.Flavour = flavour(node); text(meta, "GENERATOR") == "grpc" {
+		p.Flavour = mesh.Proxyless
+	}
+	if p.Flavour == mesh.Proxyless && delta {
+		return nil, fmt.Errorf("node ID %q: gRPC applications are served by state-of-the-world ADS, and not by delta", node.Id)
+	}
 	p.Build = fmt.Sprintf("%d.%d.%d", version.GetMajorNumber(), version.GetMinorNumber(), version.GetPatch())
 	p.VHDS = delta && node.UserAgentName == "envoy" && version.GetMajorNumber() == 1 && vhdsVersions[version.GetMinorNumber()] && text(meta, optOut) != "true"
 	return p, nil

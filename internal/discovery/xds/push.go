@@ -34,10 +34,9 @@ func (s *stream) advance() error {
 		if !s.expired() {
 			return nil
 		}
-		clear(s.warming)
-		s.warmAll = false
+		s.warming, s.warmAll = map[string]bool{}, false
 	}
-	for _, i := range []int{listenerIndex, routeIndex, hostIndex} {
+	for _, i := range []int{extensionIndex, listenerIndex, routeIndex, hostIndex} {
 		if err := s.push(i, target, true); err != nil {
 			return err
 		}
@@ -86,13 +85,19 @@ func (s *stream) push(i int, target *target, remove bool) error {
 	t.absent = nil
 	if remove {
 		removed = slices.Sorted(maps.Keys(t.doomed))
-		clear(t.doomed)
+		t.doomed = emptied(t.doomed)
+	}
+	if i == routeIndex {
+		for _, table := range removed { // should it come back, its virtual hosts wait for it
+			s.closed[table] = true
+		}
 	}
 	if i == nameIndex && !t.byName && len(resources)+len(removed) > 0 {
 		resources, removed = []*envoy.Resource{envoy.WholeNameTable(target.parts[i])}, nil
 	}
 	first := t.base == nil
 	t.base = target.parts[i]
+	t.subscribed.follow(t.base[0])
 	if len(resources) == 0 && len(removed) == 0 && t.answered {
 		return nil
 	}
@@ -151,12 +156,20 @@ func (s *stream) withFresh(i int, t *typeState, now []*envoy.Section, out []*env
 			out = append(out, r)
 		} else if i == endpointIndex {
 			t.absent = append(t.absent, name)
-		} else if i == routeIndex {
+		} else if i == routeIndex || i == extensionIndex {
 			t.doomed[name] = true // say that it is not there; if it comes, it is sent
 		}
 	}
-	clear(t.fresh)
+	t.fresh = emptied(t.fresh)
 	return out
+}
+
+// emptied is an empty set in a set's place: one that held much keeps its memory even when it is cleared.
+func emptied(set map[string]bool) map[string]bool {
+	if len(set) == 0 {
+		return set
+	}
+	return map[string]bool{}
 }
 
 // changedTables are the tables that have a virtual host that differs.
@@ -180,7 +193,7 @@ func (s *stream) hostChanges(t *typeState, target *target) []*envoy.Resource {
 	if len(s.opened) > 0 {
 		changed, removed := diff(target.parts[hostIndex], t.base)
 		for _, r := range changed {
-			if s.opened[envoy.TableOf(r.Name)] {
+			if table := envoy.TableOf(r.Name); s.opened[table] && !s.closed[table] {
 				out = append(out, r)
 				delete(t.doomed, r.Name)
 			}
@@ -191,6 +204,10 @@ func (s *stream) hostChanges(t *typeState, target *target) []*envoy.Resource {
 			}
 		}
 	}
+	for table := range s.closed { // what was removed of it is told all the same: Envoy keeps a table as long as a listener names it
+		delete(s.opened, table)
+	}
+	clear(s.closed)
 	for table := range usable {
 		if !s.opened[table] {
 			s.opened[table] = true
@@ -201,8 +218,8 @@ func (s *stream) hostChanges(t *typeState, target *target) []*envoy.Resource {
 		if r, there := get(target.parts[hostIndex], name); there && s.opened[envoy.TableOf(name)] && !slices.Contains(out, r) {
 			out = append(out, r)
 		}
-		delete(t.fresh, name)
 	}
+	t.fresh = emptied(t.fresh)
 	if len(usable) > 0 && len(usable) == len(s.opened) {
 		t.held = nil // a table that comes later is new to the proxy
 	}
@@ -235,7 +252,7 @@ func (s *stream) usableTables(target *target) map[string]bool {
 		}
 	})
 	for table := range s.opened {
-		if !usable[table] {
+		if !usable[table] && !s.closed[table] { // of one that was removed meanwhile the removals are still to be told
 			delete(s.opened, table)
 		}
 	}
@@ -255,8 +272,12 @@ func (s *stream) respond(i int, t *typeState, resources []*envoy.Resource, remov
 		bytes += len(r.Body.Value)
 	}
 	t.sent, t.removed = resources, removed
+	s.noteRollback(i, t, resources)
 	if i == clusterIndex {
 		s.warm(resources, first)
+	}
+	if bytes > large {
+		s.takeTurn()
 	}
 	s.metrics.Pushes.WithLabelValues(shortNames[i]).Inc()
 	s.metrics.Bytes.WithLabelValues(shortNames[i]).Add(float64(bytes))

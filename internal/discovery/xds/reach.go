@@ -1,22 +1,37 @@
 package xds
 
 import (
+	"math"
 	"slices"
 	"time"
 )
 
-// Reach says how many of the connected proxies hold the mesh as it was after a step, or later: they have acknowledged all
-// that it made of their configuration, and rejected nothing of it. Steps are what Update returns.
-func (s *Server) Reach(step uint64) (reached, of int) {
+// Reach says of each step how many of the connected proxies hold the mesh as it was after it, or later: they have
+// acknowledged all that it made of their configuration, and rejected nothing of it. Steps are what Update returns.
+func (s *Server) Reach(steps ...uint64) (reached []int, of int) {
+	held, of := s.held()
+	for _, step := range steps {
+		before, _ := slices.BinarySearch(held, step)
+		reached = append(reached, len(held)-before)
+	}
+	return reached, of
+}
+
+// held is up to which step each stream holds what there is, in order, without those of proxies that rejected something.
+func (s *Server) held() (held []uint64, of int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for st := range s.streams {
-		// A stream that a step did not change holds it already: its target is of an earlier one.
-		if st.done.Load() >= min(step, st.target.Load().step) && !st.rejects() {
-			reached++
+		done := st.done.Load()
+		if done >= st.target.Load().step {
+			done = math.MaxUint64 // what came after changed nothing for it
+		}
+		if !st.rejects() {
+			held = append(held, done)
 		}
 	}
-	return reached, len(s.streams)
+	slices.Sort(held)
+	return held, len(s.streams)
 }
 
 // rejects says whether the proxy refused the last response of any type.
@@ -29,8 +44,26 @@ func (s *stream) rejects() bool {
 // noteStep remembers the step of the target, if all of it is acknowledged.
 func (s *stream) noteStep() {
 	target := s.target.Load()
-	if s.done.Load() == target.step || s.warmAll || len(s.warming) > 0 {
+	known := s.done.Load() == target.step
+	if known && s.turn == nil || !s.settled(target) {
 		return
+	}
+	s.endTurn()
+	if known {
+		return
+	}
+	s.done.Store(target.step)
+	began := target.made
+	if began.Before(s.since) {
+		began = s.since
+	}
+	s.metrics.Converged.Observe(time.Since(began).Seconds())
+}
+
+// settled says whether the proxy was sent all of a target that it asked for, and acknowledged it.
+func (s *stream) settled(target *target) bool {
+	if s.warmAll || len(s.warming) > 0 {
+		return false
 	}
 	for i, t := range s.types {
 		if t == nil {
@@ -41,13 +74,8 @@ func (s *stream) noteStep() {
 			pending += len(t.doomed)
 		}
 		if t.nonce != "" || pending > 0 || !slices.Equal(t.base, target.parts[i]) {
-			return
+			return false
 		}
 	}
-	s.done.Store(target.step)
-	began := target.made
-	if began.Before(s.since) {
-		began = s.since
-	}
-	s.metrics.Converged.Observe(time.Since(began).Seconds())
+	return true
 }

@@ -16,6 +16,7 @@ func receive[T any](ctx context.Context, recv func() (T, error)) (requests <-cha
 			select {
 			case out <- request:
 			case <-ctx.Done():
+				end <- ctx.Err() // or the stream would wait for ever for what comes next
 				return
 			}
 		}

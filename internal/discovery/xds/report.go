@@ -16,11 +16,31 @@ type TypeReport struct {
 
 // ProxyReport is how a proxy stands.
 type ProxyReport struct {
-	ID, Version string
-	Connected   time.Time
-	VHDS        bool
-	Types       map[string]TypeReport
+	ID string
+	// Version is the agent's, where it tells; Envoy is that of the proxy itself.
+	Version, Envoy string
+	Connected      time.Time
+	VHDS           bool
+	Types          map[string]TypeReport
 }
+
+// Standing is how the proxy stands with one type, such as cds: SYNCED, STALE while an answer is out, REJECTED while the
+// last was refused, or NOT SENT.
+func (r ProxyReport) Standing(kind string) string {
+	t, ok := r.Types[kind]
+	switch {
+	case !ok:
+		return "NOT SENT"
+	case t.Error != "":
+		return "REJECTED"
+	case t.Sent != t.Acknowledged:
+		return "STALE"
+	}
+	return "SYNCED"
+}
+
+// Columns are the types by which a proxy's state is told, as their streams name them.
+var Columns = []string{"cds", "lds", "eds", "rds", "vhds"}
 
 func (s *stream) report(i int, change func(*TypeReport)) {
 	s.reportMu.Lock()
@@ -34,7 +54,7 @@ func (s *Server) Report() []ProxyReport {
 	defer s.mu.Unlock()
 	out := make([]ProxyReport, 0, len(s.streams))
 	for st := range s.streams {
-		r := ProxyReport{ID: st.proxy.ID, Version: st.proxy.Version, Connected: st.since, VHDS: st.proxy.VHDS, Types: map[string]TypeReport{}}
+		r := ProxyReport{ID: st.proxy.ID, Version: st.proxy.Version, Envoy: st.proxy.Build, Connected: st.since, VHDS: st.proxy.VHDS, Types: map[string]TypeReport{}}
 		st.reportMu.Lock()
 		for i, one := range st.reports {
 			if one.Sent != "" {

@@ -30,7 +30,7 @@ func (r *response) buffers() (mem.BufferSlice, error) {
 	return out, nil
 }
 
-// Codec is gRPC's for protobuf, and sends responses without marshalling them again. A server that offers this service must use
+// Codec is gRPC's for protobuf; it sends responses without marshalling them again, and reads requests without making much of them. A server that offers this service must use
 // it.
 type Codec struct{}
 
@@ -47,5 +47,8 @@ func (Codec) Marshal(v any) (mem.BufferSlice, error) {
 
 // Unmarshal reads a message.
 func (Codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if r, ok := v.(*request); ok {
+		return r.unmarshal(data.Materialize())
+	}
 	return encoding.GetCodecV2("proto").Unmarshal(data, v)
 }

@@ -38,7 +38,7 @@ func (s *Server) SecretsChanged() {
 }
 
 // handleSecrets takes a subscription or an answer. Only a proxy that was authenticated gets secrets.
-func (s *stream) handleSecrets(request *discovery.DeltaDiscoveryRequest) error {
+func (s *stream) handleSecrets(request *request) error {
 	if s.secretSource == nil || s.identity == nil {
 		return s.refuseType(request)
 	}
@@ -46,8 +46,9 @@ func (s *stream) handleSecrets(request *discovery.DeltaDiscoveryRequest) error {
 		s.secrets = &secretState{versions: map[string]string{}}
 		s.watchesSecrets.Store(true)
 	}
+	held := request.held.versions()
 	for _, name := range request.ResourceNamesSubscribe {
-		s.secrets.versions[name] = request.InitialResourceVersions[name]
+		s.secrets.versions[name] = held[name]
 	}
 	if len(request.ResourceNamesSubscribe) > 0 {
 		s.secretsStale.Store(true)

@@ -46,7 +46,7 @@ func (e *endpoint) StreamAggregatedResources(rpc discovery.AggregatedDiscoverySe
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	st := &wholeStream{stream: e.newStream(proxy, nil), send: rpc.Send}
+	st := &wholeStream{stream: e.newStream(rpc.Context(), proxy, nil), send: rpc.Send}
 	if err := e.admit(rpc.Context(), st.stream); err != nil {
 		return err
 	}
@@ -64,6 +64,8 @@ func (e *endpoint) StreamAggregatedResources(rpc discovery.AggregatedDiscoverySe
 			err = st.pushAll()
 		case err := <-failed:
 			return err
+		case <-st.drained:
+			return errDraining
 		}
 		if err != nil {
 			return err
@@ -84,6 +86,10 @@ func (s *wholeStream) noteStep() {
 
 // handle answers a subscription. An acknowledgement that asks for nothing new is answered by what is newer, if anything.
 func (s *wholeStream) handle(request *discovery.DiscoveryRequest) error {
+	if request.TypeUrl == healthType {
+		s.noteHealth(request.ErrorDetail)
+		return nil
+	}
 	i, ok := indexOf(request.TypeUrl)
 	if !ok || i == hostIndex {
 		return nil
@@ -136,25 +142,33 @@ func (s *wholeStream) pushAll() error {
 	return nil
 }
 
+// named lists what a proxy holds of a type whole: all of it, or what it asked for by name.
+func named(target *target, i int, names []string) []*envoy.Resource {
+	var out []*envoy.Resource
+	switch {
+	case target.calls != nil:
+		return target.calls.find(i, names)
+	case i == nameIndex:
+		return []*envoy.Resource{envoy.WholeNameTable(target.parts[i])}
+	case i == clusterIndex || i == listenerIndex:
+		each(target.parts[i], func(r *envoy.Resource) { out = append(out, r) })
+		return out
+	}
+	for _, name := range names {
+		if r, ok := get(target.parts[i], name); ok {
+			out = append(out, r)
+		}
+	}
+	if i == routeIndex {
+		return wholeTables(target, out)
+	}
+	return out
+}
+
 // push sends all of a type if it differs from what was sent last, or if the proxy waits for an answer.
 func (s *wholeStream) push(i int, t *wholeState, must bool) error {
 	target := s.target.Load()
-	var resources []*envoy.Resource
-	if i == clusterIndex || i == listenerIndex {
-		each(target.parts[i], func(r *envoy.Resource) { resources = append(resources, r) })
-	} else {
-		for _, name := range t.names {
-			if r, ok := get(target.parts[i], name); ok {
-				resources = append(resources, r)
-			}
-		}
-	}
-	switch i {
-	case routeIndex:
-		resources = wholeTables(target, resources)
-	case nameIndex:
-		resources = []*envoy.Resource{envoy.WholeNameTable(target.parts[i])}
-	}
+	resources := named(target, i, t.names)
 	sum := sha256.New()
 	bodies := make([]*anypb.Any, 0, len(resources))
 	for _, r := range resources {

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"sync"
@@ -20,11 +21,14 @@ const barrier = 5 * time.Second
 
 // stream is one connected proxy. Its loop is the only one that touches typeStates; the server sets target.
 type stream struct {
+	ctx    context.Context // of the RPC: it ends when the proxy is gone
 	proxy  *mesh.Proxy
 	class  *class // guarded by the server
 	since  time.Time
 	target atomic.Pointer[target]
 	awake  chan struct{}
+	// drained is closed when the stream is to end.
+	drained chan struct{}
 	// filterKey names the patches of the proxy, as they were with filterTree; the server guards both.
 	filterKey  string
 	filterTree filterTree
@@ -35,11 +39,16 @@ type stream struct {
 	warming  map[string]bool // clusters sent whose endpoints are not acknowledged yet
 	warmAll  bool            // all clusters were sent, and no endpoints are acknowledged yet
 	opened   map[string]bool // tables whose virtual hosts are sent
+	closed   map[string]bool // those that were removed since
 	deadline time.Time       // when the running barrier ends; zero when there is none
 	send     func(*response) error
 	metrics  *Metrics
 	nonce    uint64
+	turns    turnstile   // of the server
+	turn     func()      // ends the one that it has; nil while it has none
+	greeting *time.Timer // ends the reading of its first requests
 
+	registrar      Registrar
 	quarantine     *Quarantine
 	identity       *Identity // nil where nobody asked
 	secretSource   SecretSource
@@ -56,13 +65,14 @@ type typeState struct {
 	wildcard   bool
 	byName     bool // of names: the client takes them one by one; Istio's agent asks for none by name, and wants one table
 	subscribed names
-	base       []*envoy.Section // what it has been sent
-	hostBase   []*envoy.Section // for whole tables: the virtual hosts that they were made of
-	fresh      map[string]bool  // subscribed and not sent yet, whatever base says
-	doomed     map[string]bool  // to be removed when nothing uses it any more
-	absent     []string         // endpoints that were asked for and are not there, to be said so at once
-	held       *holding         // of virtual hosts: what the proxy brought along, until its tables are opened
-	nonce      string           // of the response that is not acknowledged yet
+	base       []*envoy.Section  // what it has been sent
+	hostBase   []*envoy.Section  // for whole tables: the virtual hosts that they were made of
+	fresh      map[string]bool   // subscribed and not sent yet, whatever base says
+	doomed     map[string]bool   // to be removed when nothing uses it any more
+	absent     []string          // endpoints that were asked for and are not there, to be said so at once
+	held       *holding          // of virtual hosts: what the proxy brought along, until its tables are opened
+	brought    map[string]string // versions of what it brought along that was not so here
+	nonce      string            // of the response that is not acknowledged yet
 	sent       []*envoy.Resource
 	removed    []string            // in the last response
 	suspects   [][]*envoy.Resource // parts of a rejected response, to be sent by themselves
@@ -70,10 +80,10 @@ type typeState struct {
 }
 
 // newStream is a stream of a proxy that has asked for nothing yet.
-func (s *Server) newStream(proxy *mesh.Proxy, send func(*response) error) *stream {
+func (s *Server) newStream(ctx context.Context, proxy *mesh.Proxy, send func(*response) error) *stream {
 	return &stream{
-		proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), warming: map[string]bool{}, opened: map[string]bool{},
-		send: send, metrics: s.metrics, quarantine: s.Quarantine, secretSource: s.Secrets,
+		ctx: ctx, proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), drained: make(chan struct{}), warming: map[string]bool{}, opened: map[string]bool{}, closed: map[string]bool{},
+		send: send, metrics: s.metrics, turns: s.turns, registrar: s.Registrar, quarantine: s.Quarantine, secretSource: s.Secrets,
 	}
 }
 
@@ -86,7 +96,14 @@ func (s *stream) wake() {
 
 // DeltaAggregatedResources serves one proxy until it goes.
 func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	first, err := rpc.Recv()
+	recv := func() (*request, error) {
+		r := &request{}
+		return r, rpc.RecvMsg(r)
+	}
+	greeted := e.greetings.enter(rpc.Context())
+	defer greeted()
+	greeting := time.AfterFunc(pause, greeted) // who says nothing keeps nobody waiting
+	first, err := recv()
 	if err != nil {
 		return err
 	}
@@ -94,12 +111,15 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 	if err != nil {
 		return status.Error(codes.InvalidArgument, err.Error())
 	}
-	st := e.newStream(proxy, sender(rpc))
+	st := e.newStream(rpc.Context(), proxy, sender(rpc))
 	if err := e.admit(rpc.Context(), st); err != nil {
 		return err
 	}
 	defer e.leave(st)
-	requests, failed := receive(rpc.Context(), rpc.Recv)
+	defer st.endTurn()
+	st.greeting = greeting
+	greeting.Reset(pause)
+	requests, failed := receive(rpc.Context(), recv)
 	if err := st.handle(first); err != nil {
 		return err
 	}
@@ -112,7 +132,7 @@ func sender(rpc discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesSer
 }
 
 // loop prefers requests to pushes, so that acknowledgements never starve.
-func (s *stream) loop(requests <-chan *discovery.DeltaDiscoveryRequest, failed <-chan error) error {
+func (s *stream) loop(requests <-chan *request, failed <-chan error) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -123,10 +143,12 @@ func (s *stream) loop(requests <-chan *discovery.DeltaDiscoveryRequest, failed <
 		select {
 		case request := <-requests:
 			err = s.handle(request)
+			s.greeting.Reset(pause)
 		default:
 			select {
 			case request := <-requests:
 				err = s.handle(request)
+				s.greeting.Reset(pause)
 			case <-s.awake:
 				if err = s.advance(); err == nil {
 					err = s.pushSecrets()
@@ -135,6 +157,8 @@ func (s *stream) loop(requests <-chan *discovery.DeltaDiscoveryRequest, failed <
 				err = s.advance()
 			case err := <-failed:
 				return err
+			case <-s.drained:
+				return errDraining
 			}
 		}
 		if err != nil {
@@ -145,9 +169,13 @@ func (s *stream) loop(requests <-chan *discovery.DeltaDiscoveryRequest, failed <
 }
 
 // handle takes a request: a subscription, an acknowledgement, or both.
-func (s *stream) handle(request *discovery.DeltaDiscoveryRequest) error {
+func (s *stream) handle(request *request) error {
 	if request.TypeUrl == envoy.SecretType {
 		return s.handleSecrets(request)
+	}
+	if request.TypeUrl == healthType {
+		s.noteHealth(request.ErrorDetail)
+		return nil
 	}
 	i, ok := indexOf(request.TypeUrl)
 	if !ok {
@@ -159,9 +187,9 @@ func (s *stream) handle(request *discovery.DeltaDiscoveryRequest) error {
 		t.byName = slices.Contains(request.ResourceNamesSubscribe, "*")
 		t.wildcard = i == hostIndex || t.byName || len(request.ResourceNamesSubscribe) == 0
 		s.types[i] = t
-		s.adopt(i, t, request.InitialResourceVersions)
 	}
-	s.subscribe(i, t, request)
+	has := s.adopt(i, t, request.held)
+	s.subscribe(i, t, request, has)
 	if request.ResponseNonce != "" && request.ResponseNonce == t.nonce {
 		s.acknowledge(i, t, request)
 	}
@@ -169,8 +197,8 @@ func (s *stream) handle(request *discovery.DeltaDiscoveryRequest) error {
 }
 
 // subscribe takes in what a request asks for and gives up. Before the first response nothing need be noted of what is asked for:
-// that response has it all.
-func (s *stream) subscribe(i int, t *typeState, request *discovery.DeltaDiscoveryRequest) {
+// that response has it all. has says what the proxy holds in the current version.
+func (s *stream) subscribe(i int, t *typeState, request *request, has func(name string) bool) {
 	asked := request.ResourceNamesSubscribe
 	if slices.Contains(asked, "*") {
 		t.wildcard = true
@@ -180,8 +208,7 @@ func (s *stream) subscribe(i int, t *typeState, request *discovery.DeltaDiscover
 	t.subscribed.add(asked, now)
 	if t.base != nil {
 		for _, name := range asked {
-			version, held := request.InitialResourceVersions[name]
-			if !held || !current(t.base, name, version) || i == endpointIndex && (s.warmAll || s.warming[name]) {
+			if !has(name) || i == endpointIndex && (s.warmAll || s.warming[name]) {
 				t.fresh[name] = true
 			}
 		}
@@ -195,14 +222,8 @@ func (s *stream) subscribe(i int, t *typeState, request *discovery.DeltaDiscover
 	}
 }
 
-// current says whether a version is that of the sections.
-func current(parts []*envoy.Section, name, version string) bool {
-	r, there := get(parts, name)
-	return there && r.Version == version
-}
-
 // refuseType answers a type that is not served with nothing, once, so that the client does not wait.
-func (s *stream) refuseType(request *discovery.DeltaDiscoveryRequest) error {
+func (s *stream) refuseType(request *request) error {
 	if request.ResponseNonce != "" {
 		return nil
 	}
@@ -211,35 +232,60 @@ func (s *stream) refuseType(request *discovery.DeltaDiscoveryRequest) error {
 }
 
 // adopt starts a type from what the proxy already holds, as it says at its first request after a reconnect: what it holds
-// in the current version is not sent again.
-func (s *stream) adopt(i int, t *typeState, held map[string]string) {
-	if len(held) == 0 {
-		return
+// in the current version is not sent again. It returns what tells whether a name is so held.
+func (s *stream) adopt(i int, t *typeState, held held) (has func(name string) bool) {
+	if held == nil || t.base != nil {
+		return func(string) bool { return false }
 	}
 	now := s.target.Load().parts[i]
 	t.base, t.hostBase = now, s.target.Load().parts[hostIndex]
 	t.answered = true
 	if i == hostIndex { // each table's virtual hosts are compared when the table is
 		t.held = holdingOf(held, now[0])
-		return
-	}
-	for name, version := range held {
-		if r, there := get(now, name); !there {
-			t.doomed[name] = true
-		} else if r.Version != version {
-			t.fresh[name] = true
+		for name, version := range t.held.differs {
+			if version != "" {
+				t.bring(name, version)
+			}
 		}
+		return func(name string) bool { r, there := get(now, name); return there && r.Version == t.held.version(name) }
 	}
+	stale := map[string]bool{}
+	complete := held.compare(now, func(name, version string, there bool) {
+		if there && s.inWhole(i, name, version) {
+			return
+		}
+		switch t.bring(name, version); {
+		case there:
+			t.fresh[name], stale[name] = true, true
+		case i != endpointIndex: // endpoints go with their cluster
+			t.doomed[name] = true
+		}
+	})
+	if complete { // other versions are fresh already
+		return func(name string) bool { _, there := get(now, name); return there }
+	}
+	versions := held.versions()
 	if t.wildcard {
 		each(now, func(r *envoy.Resource) {
-			if _, has := held[r.Name]; !has {
+			if _, has := versions[r.Name]; !has {
 				t.fresh[r.Name] = true
 			}
 		})
 	}
+	return func(name string) bool { return versions[name] != "" && !stale[name] && !t.doomed[name] }
 }
 
-func (s *stream) acknowledge(i int, t *typeState, request *discovery.DeltaDiscoveryRequest) {
+// inWhole says whether a version is that of a table with all its virtual hosts in it, as a proxy is sent that does not take them one by
+// one.
+func (s *stream) inWhole(i int, name, version string) bool {
+	if i != routeIndex || s.proxy.VHDS {
+		return false
+	}
+	table, _ := get(s.target.Load().parts[i], name)
+	return s.shaped(i, []*envoy.Resource{table})[0].Version == version
+}
+
+func (s *stream) acknowledge(i int, t *typeState, request *request) {
 	t.nonce = ""
 	if request.ErrorDetail != nil {
 		s.rejected(i, t, request.ErrorDetail.Message)
@@ -251,6 +297,9 @@ func (s *stream) acknowledge(i int, t *typeState, request *discovery.DeltaDiscov
 		s.warmAll = false
 		for _, r := range t.sent {
 			delete(s.warming, r.Name)
+		}
+		if len(s.warming) == 0 {
+			s.warming = map[string]bool{}
 		}
 	}
 	if hosts := s.types[hostIndex]; i == routeIndex && hosts != nil {

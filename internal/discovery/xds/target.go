@@ -14,10 +14,11 @@ const (
 	routeIndex
 	hostIndex
 	nameIndex
+	extensionIndex
 	typeCount
 )
 
-var typeURLs = [typeCount]string{envoy.ClusterType, envoy.EndpointType, envoy.ListenerType, envoy.RouteType, envoy.VirtualHostType, envoy.NameType}
+var typeURLs = [typeCount]string{envoy.ClusterType, envoy.EndpointType, envoy.ListenerType, envoy.RouteType, envoy.VirtualHostType, envoy.NameType, envoy.ExtensionType}
 
 func indexOf(typeURL string) (int, bool) {
 	for i, url := range typeURLs {
@@ -36,9 +37,14 @@ type target struct {
 	hostsOf func(table string) []*envoy.Resource
 	// finish is what becomes of a table with all its virtual hosts in it; nil is nothing.
 	finish func(*envoy.Resource) *envoy.Resource
+	// calls has what gRPC applications ask for by name, in the place of parts; nil for others.
+	calls *calls
 }
 
 func (t *target) equal(other *target) bool {
+	if t.calls != nil {
+		return t.calls.equal(other.calls)
+	}
 	for i := range t.parts {
 		if len(t.parts[i]) != len(other.parts[i]) {
 			return false

@@ -28,7 +28,7 @@ import (
 func pick(r *rand.Rand, list ...string) string { return list[r.IntN(len(list))] }
 
 func change(r *rand.Rand) source.Change {
-	switch r.IntN(20) {
+	switch r.IntN(21) {
 	case 0:
 		return source.Change{Kind: "ConfigMap", Namespace: "istio-system", Name: "istio", Object: &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "istio"},
 			Data: map[string]string{"mesh": pick(r, "{}", "outboundTrafficPolicy: {mode: REGISTRY_ONLY}", "enableAutoMtls: false")}}}
@@ -43,6 +43,11 @@ func change(r *rand.Rand) source.Change {
 		}
 		return source.Change{Kind: "Gateway", Namespace: "a", Name: "through", Object: &networking.Gateway{ObjectMeta: metav1.ObjectMeta{Namespace: "a", Name: "through"}, Spec: api.Gateway{
 			Selector: map[string]string{"app": "gateway"}, Servers: []*api.Server{{Port: &api.Port{Number: 15443, Name: "tls", Protocol: "TLS"}, Hosts: []string{"*"}, Tls: &api.ServerTLSSettings{Mode: mode}}}}}}
+	case 3:
+		namespace, name := pick(r, "a", "b", "istio-system"), pick(r, "default", "other")
+		object := &security.PeerAuthentication{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+		object.Spec.Mtls = &securityapi.PeerAuthentication_MutualTLS{Mode: securityapi.PeerAuthentication_MutualTLS_Mode(r.IntN(4))}
+		return source.Change{Kind: "PeerAuthentication", Namespace: namespace, Name: name, Object: object}
 	}
 	namespace, name := pick(r, "a", "b"), fmt.Sprintf("o%d", r.IntN(4))
 	meta := metav1.ObjectMeta{Namespace: namespace, Name: name}
@@ -121,8 +126,8 @@ func captured(namespace string) map[string]string {
 	return map[string]string{"DNS_CAPTURE": fmt.Sprint(namespace == "b")}
 }
 
-// held lists a view's resources with their versions.
-func held(o *envoy.Outbound) map[string]string {
+// versionsIn lists a view's resources with their versions.
+func versionsIn(o *envoy.Outbound) map[string]string {
 	out := map[string]string{}
 	for name, section := range map[string]*envoy.Section{"cds": o.Clusters(), "eds": o.Endpoints(), "lds": o.Listeners(), "rds": o.Tables(), "vhds": o.VirtualHosts(), "nds": o.Names()} {
 		section.Each(func(r *envoy.Resource) { out[name+" "+r.Name] = r.Version })
@@ -138,17 +143,31 @@ func TestUpdateEqualsFromScratch(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		state := resolve.Start(options)
 		memo := envoy.NewMemo()
-		var followers []*class
-		for _, namespace := range []string{"a", "b", "c"} {
-			followers = append(followers, newClass(state.World, scope.KeyOf(state.World, &mesh.Proxy{Namespace: namespace, Metadata: captured(namespace)}), memo))
-		}
+		var followers []*class // bases before what lies over them
+		bases := map[scope.Key]*class{}
 		for step := range 40 {
+			if step%15 == 0 { // some join a mesh that is there
+				for _, namespace := range []string{"a", "b", "c"} {
+					key := scope.KeyOf(state.World, &mesh.Proxy{Namespace: namespace, Metadata: captured(namespace)})
+					key.Telemetry = "" // it is of one state: when an object changes, its proxies get another key
+					base, ok := key.Base()
+					if !ok {
+						followers = append(followers, newClass(state.World, key, memo))
+						continue
+					}
+					if bases[base] == nil {
+						bases[base] = newClass(state.World, base, memo)
+						followers = append(followers, bases[base])
+					}
+					followers = append(followers, classOver(state.World, key, bases[base]))
+				}
+			}
 			next, dirty := resolve.Next(state, []source.Change{change(r), change(r)})
 			state = next
 			memo.Step()
 			for _, follower := range followers {
 				follower.update(state.World, dirty)
-				if diff := cmp.Diff(held(newClass(state.World, follower.scope.Key, envoy.NewMemo()).outbound), held(follower.outbound)); diff != "" {
+				if diff := cmp.Diff(versionsIn(newClass(state.World, follower.scope.Key, envoy.NewMemo()).outbound), versionsIn(follower.outbound)); diff != "" {
 					t.Fatalf("seed %d, step %d: the view of %s differs from one from scratch (-scratch +steps):\n%s", seed, step, follower.scope.Namespace, diff)
 				}
 			}
