@@ -43,7 +43,8 @@ func webhookServer(ctx context.Context, o options) (webhook.Server, []byte, erro
 		return nil, nil, fmt.Errorf("the webhook's authority: %w", err)
 	}
 	name := webhookName + "." + o.leaderNamespace + ".svc"
-	serving := &identity.Serving{Authority: made, Names: []string{name, name + ".cluster.local"}}
+	serving := &identity.Serving{Authority: made, Names: []string{name, name + ".cluster.local"},
+		ID: identity.ID{TrustDomain: "cluster.local", Namespace: o.leaderNamespace, Account: webhookName}}
 	return webhook.NewServer(webhook.Options{Port: o.webhookPort, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.GetCertificate = serving.Certificate
 	}}}), made.RootPEM(), nil

@@ -2,11 +2,15 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"time"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-mesh/slipway/internal/identity"
 	"github.com/slipway-mesh/slipway/internal/sidecar/agent"
@@ -15,8 +19,8 @@ import (
 
 // environment lists the variables that `proxy` reads, beside ISTIO_META_* and ISTIO_METAJSON_*.
 var environment = []string{
-	"POD_NAME", "POD_NAMESPACE", "INSTANCE_IP", "HOST_IP", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "CA_ADDR", "PROXY_CONFIG", "SECRET_TTL",
-	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH", "ISTIO_KUBE_APP_PROBERS", "DNS_PROXY_ADDR", "ISTIO_PROMETHEUS_ANNOTATIONS",
+	"ENABLE_SELF_DISCOVERY", "POD_NAME", "POD_NAMESPACE", "INSTANCE_IP", "HOST_IP", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "CA_ADDR", "PROXY_CONFIG", "SECRET_TTL",
+	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH", "ISTIO_KUBE_APP_PROBERS", "DNS_PROXY_ADDR", "ISTIO_PROMETHEUS_ANNOTATIONS", "DISABLE_ENVOY", "OUTPUT_CERTS",
 }
 
 func readEnvironment() map[string]string {
@@ -48,14 +52,70 @@ func proxyOptions(args []string) (agent.Options, error) {
 	flags.StringVar(&o.LogLevel, "proxyLogLevel", "warning", "log level of Envoy")
 	flags.StringVar(&o.ComponentLogLevel, "proxyComponentLogLevel", "misc:error", "log levels of Envoy's components")
 	flags.IntVar(&o.Concurrency, "concurrency", 0, "worker threads of Envoy; 0 is by the CPU limit")
-	for _, name := range []string{"log_output_level", "serviceCluster", "meshConfig", "stsPort", "tokenManagerPlugin", "templateFile", "outlierLogPath"} {
+	meshFile := flags.String("meshConfig", "/etc/istio/config/mesh", "file with the mesh's configuration, of which defaultConfig counts")
+	for _, name := range []string{"log_output_level", "serviceCluster", "stsPort", "tokenManagerPlugin", "templateFile", "outlierLogPath"} {
 		flags.String(name, "", "accepted for compatibility")
 	}
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	err := fromEnvironment(&o, env)
-	return o, err
+	var err error
+	if o.ProxyConfig, err = proxyConfig(*meshFile, env["PROXY_CONFIG"]); err != nil {
+		return o, err
+	}
+	if err := locate(env); err != nil {
+		return o, err
+	}
+	return o, fromEnvironment(&o, env)
+}
+
+// proxyConfig is what a file says, where it is there, and over that what the environment does.
+func proxyConfig(file, text string) (map[string]any, error) {
+	var mesh struct {
+		DefaultConfig map[string]any `json:"defaultConfig"`
+	}
+	content, err := os.ReadFile(file)
+	if err == nil {
+		err = yaml.Unmarshal(content, &mesh)
+	}
+	if err != nil && !os.IsNotExist(err) {
+		return nil, fmt.Errorf("the mesh's configuration: %w", err)
+	}
+	out := mesh.DefaultConfig
+	if out == nil {
+		out = map[string]any{}
+	}
+	if text != "" {
+		if err := json.Unmarshal([]byte(text), &out); err != nil {
+			return nil, fmt.Errorf("PROXY_CONFIG: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// locate fills in what Kubernetes tells a pod of itself, and no machine outside it is told.
+func locate(env map[string]string) error {
+	if env["POD_NAME"] == "" {
+		name, err := os.Hostname()
+		if err != nil {
+			return err
+		}
+		env["POD_NAME"], _, _ = strings.Cut(name, ".")
+	}
+	if env["INSTANCE_IP"] != "" {
+		return nil
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return err
+	}
+	for _, address := range addresses {
+		if network, ok := address.(*net.IPNet); ok && network.IP.IsGlobalUnicast() {
+			env["INSTANCE_IP"] = network.IP.String()
+			return nil
+		}
+	}
+	return errors.New("this machine has no address by which others could call it; set INSTANCE_IP")
 }
 
 func fromEnvironment(o *agent.Options, env map[string]string) error {
@@ -65,10 +125,12 @@ func fromEnvironment(o *agent.Options, env map[string]string) error {
 		StatusPort       int    `json:"statusPort"`
 		TerminationDrain string `json:"terminationDrainDuration"`
 	}
-	if text := env["PROXY_CONFIG"]; text != "" {
-		if err := json.Unmarshal([]byte(text), &config); err != nil {
-			return fmt.Errorf("PROXY_CONFIG: %w", err)
-		}
+	text, err := json.Marshal(o.ProxyConfig)
+	if err == nil {
+		err = json.Unmarshal(text, &config)
+	}
+	if err != nil {
+		return fmt.Errorf("the proxy's configuration: %w", err)
 	}
 	if config.DiscoveryAddress != "" {
 		o.Discovery = config.DiscoveryAddress
@@ -95,6 +157,7 @@ func fromEnvironment(o *agent.Options, env map[string]string) error {
 	if env["ENVOY_PATH"] != "" {
 		o.Envoy = env["ENVOY_PATH"]
 	}
+	o.NoEnvoy, o.OutputCerts = env["DISABLE_ENVOY"] == "true", env["OUTPUT_CERTS"]
 	trust := env["TRUST_DOMAIN"]
 	if trust == "" {
 		trust = "cluster.local"

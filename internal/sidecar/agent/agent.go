@@ -23,14 +23,12 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	text, err := bootstrap.JSON(o.bootstrap())
+	config, err := writeBootstrap(o)
 	if err != nil {
 		return err
 	}
-	config := filepath.Join(o.ConfigDir, "envoy-rev.json")
-	if err := os.WriteFile(config, text, 0o644); err != nil {
-		return err
-	}
+	ctx, quit := context.WithCancel(ctx)
+	defer quit()
 	// Servers go on while Envoy drains: it is told to end only after that.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -40,14 +38,28 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("DNS proxy: %w", err)
 	}
+	health, err := newHealth(o)
+	if err != nil {
+		return err
+	}
 	proxy := newEnvoy(o, config)
 	group.Go(func() error { return named("certificates", secrets.run(serving)) })
-	group.Go(func() error { return named("SDS", secrets.serve(serving)) })
-	group.Go(func() error { return named("xDS proxy", serveXDS(serving, o, names)) })
-	group.Go(func() error { return named("status", serveStatus(serving, o, secrets, names, proxy)) })
+	if !o.NoEnvoy {
+		group.Go(func() error { return named("SDS", secrets.serve(serving)) })
+	}
+	group.Go(func() error { return named("xDS proxy", serveXDS(serving, o, names, health)) })
+	group.Go(func() error { return named("status", serveStatus(serving, o, secrets, names, proxy, quit)) })
+	group.Go(func() error {
+		health.run(serving)
+		return nil
+	})
 	group.Go(func() error { return named("DNS proxy", runNames(serving, names)) })
 	group.Go(func() error {
 		defer stop()
+		if o.NoEnvoy {
+			<-ctx.Done()
+			return nil
+		}
 		return named("Envoy", proxy.run(ctx, serving))
 	})
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
@@ -55,6 +67,19 @@ func Run(ctx context.Context, o Options) error {
 	}
 	slog.Info("agent ends")
 	return nil
+}
+
+// writeBootstrap writes what Envoy starts with and returns the file, or what a gRPC application does.
+func writeBootstrap(o Options) (file string, err error) {
+	if o.NoEnvoy {
+		return "", o.writeGRPCBootstrap()
+	}
+	text, err := bootstrap.JSON(o.bootstrap())
+	if err != nil {
+		return "", err
+	}
+	file = filepath.Join(o.ConfigDir, "envoy-rev.json")
+	return file, os.WriteFile(file, text, 0o644)
 }
 
 func named(what string, err error) error {

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
@@ -53,36 +52,31 @@ func localAddresses(port string) []string {
 	return out
 }
 
-// nameStream adds to a stream of Envoy's the agent's own subscription to names, and keeps what comes for it from Envoy.
-type nameStream struct {
-	upstream stream
-	table    *dns.Table // nil where no names are wanted
-	mu       sync.Mutex // of sending
-	asked    bool
+// tappedStream adds to a stream of Envoy's the agent's own subscription to names and what it tells of the workload, and keeps what comes
+// for the agent from Envoy.
+type tappedStream struct {
+	ownStream
+	table  *dns.Table   // nil where no names are wanted
+	health *healthState // nil where nobody asks
+	begun  bool
 }
 
-// SendMsg passes a request of Envoy's on. The subscription follows the first, which tells who the node is.
-func (n *nameStream) SendMsg(message any) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if err := n.upstream.SendMsg(message); err != nil || n.asked || n.table == nil {
+// SendMsg passes a request of Envoy's on. The agent's own follow the first, which tells who the node is.
+func (n *tappedStream) SendMsg(message any) error {
+	if err := n.pass(message); err != nil || n.begun {
 		return err
 	}
-	n.asked = true
-	return n.send(&discovery.DeltaDiscoveryRequest{ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: n.table.Versions()})
-}
-
-func (n *nameStream) send(request *discovery.DeltaDiscoveryRequest) error {
-	request.TypeUrl = nametable.TypeURL
-	bytes, err := proto.Marshal(request)
-	if err != nil {
-		return err
+	n.begun = true
+	if n.table != nil {
+		if err := n.send(nametable.TypeURL, &discovery.DeltaDiscoveryRequest{ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: n.table.Versions()}); err != nil {
+			return err
+		}
 	}
-	return n.upstream.SendMsg(&raw{bytes})
+	return n.health.follow(&n.ownStream)
 }
 
 // RecvMsg returns the next response that is for Envoy.
-func (n *nameStream) RecvMsg(message any) error {
+func (n *tappedStream) RecvMsg(message any) error {
 	for {
 		if err := n.upstream.RecvMsg(message); err != nil {
 			return err
@@ -98,7 +92,7 @@ func (n *nameStream) RecvMsg(message any) error {
 }
 
 // take updates the table by a response, and acknowledges it.
-func (n *nameStream) take(bytes []byte) error {
+func (n *tappedStream) take(bytes []byte) error {
 	response := &discovery.DeltaDiscoveryResponse{}
 	if err := proto.Unmarshal(bytes, response); err != nil {
 		return err
@@ -111,9 +105,7 @@ func (n *nameStream) take(bytes []byte) error {
 	} else {
 		n.table.Update(changes)
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.send(request)
+	return n.send(nametable.TypeURL, request)
 }
 
 func nameChanges(response *discovery.DeltaDiscoveryResponse) ([]dns.Change, error) {

@@ -34,7 +34,10 @@ type Options struct {
 	CertLifetime      time.Duration
 	TerminationDrain  time.Duration
 	Environment       map[string]string // ISTIO_META_* and the downward API's
+	ProxyConfig       map[string]any    // as Istio's ProxyConfig
 	PodInfo           string            // folder with labels and annotations
+	NoEnvoy           bool              // the application is a client of xDS itself
+	OutputCerts       string            // folder for the certificate's files; empty keeps it in memory
 }
 
 // metadata builds the node's metadata from the environment, as Istio's agent does: ISTIO_META_X is X.
@@ -55,7 +58,15 @@ func (o Options) metadata() map[string]any {
 	out["SERVICE_ACCOUNT"], out["INSTANCE_IPS"] = o.Environment["SERVICE_ACCOUNT"], o.Environment["INSTANCE_IP"]
 	labels, _ := readDownward(filepath.Join(o.PodInfo, "labels"))
 	delete(labels, "pod-template-hash")
-	out["LABELS"] = labels
+	if _, told := out["LABELS"]; !told || len(labels) > 0 { // outside Kubernetes the environment tells
+		out["LABELS"] = labels
+	}
+	if o.findsPeers() {
+		out["ENABLE_SELF_DISCOVERY"] = "true"
+	}
+	if len(o.ProxyConfig) > 0 {
+		out["PROXY_CONFIG"] = o.ProxyConfig
+	}
 	return out
 }
 
@@ -83,9 +94,26 @@ func readDownward(file string) (map[string]string, error) {
 func (o Options) bootstrap() bootstrap.Options {
 	return bootstrap.Options{
 		Kind: o.Kind, Address: o.Environment["INSTANCE_IP"], Pod: o.Environment["POD_NAME"], Namespace: o.Environment["POD_NAMESPACE"],
-		Domain: o.Domain, Service: o.service(), Metadata: o.metadata(), XDSSocket: o.xdsSocket(), SDSSocket: o.SDSSocket,
+		Domain: o.Domain, Service: o.service(), Locality: o.locality(), FindsPeers: o.findsPeers(), Metadata: o.metadata(), XDSSocket: o.xdsSocket(), SDSSocket: o.SDSSocket,
 		Stats: o.stats(), AdminPort: adminPort, StatusPort: o.StatusPort, ReadyPort: 15021, PrometheusPort: 15090,
 	}
+}
+
+// findsPeers is what proxyMetadata says, by Istio's name with or without its beginning.
+func (o Options) findsPeers() bool {
+	return o.Environment["ENABLE_SELF_DISCOVERY"] == "true" || o.Environment["ISTIO_META_ENABLE_SELF_DISCOVERY"] == "true"
+}
+
+// locality is where the pod runs, by its labels: those that Kubernetes copies from the node, or Istio's own, REGION.ZONE.SUBZONE, which
+// comes first. Where no label tells, the control plane still knows by the node.
+func (o Options) locality() [3]string {
+	labels, _ := readDownward(filepath.Join(o.PodInfo, "labels"))
+	if own := labels["istio-locality"]; own != "" {
+		var out [3]string
+		copy(out[:], strings.SplitN(own, ".", 3))
+		return out
+	}
+	return [3]string{labels["topology.kubernetes.io/region"], labels["topology.kubernetes.io/zone"], labels["topology.istio.io/subzone"]}
 }
 
 // stats are the statistics that the pod's annotations ask for.

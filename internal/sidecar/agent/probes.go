@@ -104,17 +104,28 @@ func dialApplication(ctx context.Context, network, address string) (net.Conn, er
 	return dialer.DialContext(ctx, network, address)
 }
 
-// get asks over HTTP and passes the answer on. As of the kubelet's own, certificates are not checked, and a redirect to
-// another host is a good answer.
+// get asks over HTTP and passes the answer on.
 func (p prober) get(ctx context.Context, address string, w http.ResponseWriter, r *http.Request) error {
+	response, err := p.fetch(ctx, address, r.Header.Clone())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = response.Body.Close() }()
+	w.WriteHeader(response.StatusCode)
+	_, _ = io.Copy(w, io.LimitReader(response.Body, maxProbeBody)) // the kubelet may have gone
+	return nil
+}
+
+// fetch asks over HTTP. As of the kubelet's own questions, certificates are not checked, and a redirect to another host is a good answer.
+func (p prober) fetch(ctx context.Context, address string, header http.Header) (*http.Response, error) {
 	asked := p.HTTPGet
 	scheme := strings.ToLower(cmp.Or(asked.Scheme, "http"))
 	target := scheme + "://" + net.JoinHostPort(cmp.Or(asked.Host, address), strconv.Itoa(asked.Port)) + "/" + strings.TrimPrefix(asked.Path, "/")
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, target, http.NoBody)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	request.Header = r.Header.Clone()
+	request.Header = header
 	for _, header := range asked.HTTPHeaders {
 		if strings.EqualFold(header.Name, "host") {
 			request.Host = header.Value
@@ -130,14 +141,7 @@ func (p prober) get(ctx context.Context, address string, w http.ResponseWriter, 
 			return nil
 		},
 	}
-	response, err := client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = response.Body.Close() }()
-	w.WriteHeader(response.StatusCode)
-	_, _ = io.Copy(w, io.LimitReader(response.Body, maxProbeBody)) // the kubelet may have gone
-	return nil
+	return client.Do(request)
 }
 
 func connects(ctx context.Context, host string, port int) error {

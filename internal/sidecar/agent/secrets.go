@@ -49,6 +49,7 @@ func (s *secrets) run(ctx context.Context) error {
 			delay = firstDelay
 			wait = time.Until(certificate.RenewAt())
 			slog.Info("certificate: obtained", "identity", s.options.ID.String(), "until", certificate.NotAfter)
+			s.options.writeCertificate(certificate)
 			s.set(certificate, nil)
 		}
 		select {
@@ -113,6 +114,7 @@ func (s *secrets) StreamSecrets(rpc secretservice.SecretDiscoveryService_StreamS
 			select {
 			case requests <- request:
 			case <-rpc.Context().Done():
+				failed <- rpc.Context().Err()
 				return
 			}
 		}

@@ -15,8 +15,8 @@ import (
 	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
 )
 
-// serveStatus offers readiness, merged metrics and draining on the status port.
-func serveStatus(ctx context.Context, o Options, s *secrets, names *dns.Server, e *envoy) error {
+// serveStatus offers readiness, merged metrics, draining and an end on the status port.
+func serveStatus(ctx context.Context, o Options, s *secrets, names *dns.Server, e *envoy, quit func()) error {
 	mux := http.NewServeMux()
 	var wasReady atomic.Bool
 	mux.HandleFunc("GET /healthz/ready", func(w http.ResponseWriter, r *http.Request) {
@@ -27,7 +27,7 @@ func serveStatus(ctx context.Context, o Options, s *secrets, names *dns.Server, 
 		if wasReady.Load() {
 			return
 		}
-		if reason := whyNotReady(r.Context(), s, names); reason != "" {
+		if reason := whyNotReady(r.Context(), o, s, names); reason != "" {
 			http.Error(w, reason, http.StatusServiceUnavailable)
 			return
 		}
@@ -35,7 +35,8 @@ func serveStatus(ctx context.Context, o Options, s *secrets, names *dns.Server, 
 	})
 	mux.HandleFunc("GET /stats/prometheus", mergedMetrics(o.self(), o.scrape()))
 	mux.HandleFunc("GET /metrics", mergedMetrics(o.self(), o.scrape()))
-	mux.HandleFunc("GET "+envoyMetrics, o.self().serveEnvoy)
+	mux.HandleFunc("GET "+envoyMetrics, o.self().serveEnvoy("/stats/prometheus"))
+	mux.HandleFunc("GET "+meshMetrics, o.self().serveEnvoy("/stats?format=prometheus&usedonly&type=Counters&filter=^slipway"))
 	application := o.probes().serve(o.Environment["INSTANCE_IP"])
 	mux.HandleFunc("GET /app-health/", application)
 	mux.HandleFunc("GET /app-lifecycle/", application)
@@ -43,6 +44,10 @@ func serveStatus(ctx context.Context, o Options, s *secrets, names *dns.Server, 
 	mux.HandleFunc("POST /drain", local(func(w http.ResponseWriter, r *http.Request) {
 		e.drain(r.Context())
 		fmt.Fprintln(w, "draining")
+	}))
+	mux.HandleFunc("POST /quitquitquit", local(func(w http.ResponseWriter, _ *http.Request) { // a Job's last word
+		fmt.Fprintln(w, "quitting")
+		quit()
 	}))
 	server := &http.Server{Addr: ":" + strconv.Itoa(o.StatusPort), Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	stop := context.AfterFunc(ctx, func() { _ = server.Close() })
@@ -53,7 +58,7 @@ func serveStatus(ctx context.Context, o Options, s *secrets, names *dns.Server, 
 	return nil
 }
 
-func whyNotReady(ctx context.Context, s *secrets, names *dns.Server) string {
+func whyNotReady(ctx context.Context, o Options, s *secrets, names *dns.Server) string {
 	if certificate, _, err := s.state(); certificate == nil {
 		if err != nil {
 			return "no certificate yet: " + err.Error()
@@ -62,6 +67,9 @@ func whyNotReady(ctx context.Context, s *secrets, names *dns.Server) string {
 	}
 	if names != nil && names.Waiting() {
 		return "the control plane has told no names yet"
+	}
+	if o.NoEnvoy {
+		return ""
 	}
 	return notReady(ctx)
 }
@@ -81,23 +89,29 @@ func local(next http.HandlerFunc) http.HandlerFunc {
 // envoyMetrics is where Envoy's own port for Prometheus leads.
 const envoyMetrics = "/stats/envoy"
 
+// meshMetrics has only what Envoy counts for the mesh, without histograms: who calls whom.
+const meshMetrics = "/stats/mesh"
+
 // serveEnvoy gives what Envoy counts, in the mesh's names.
-func (s self) serveEnvoy(w http.ResponseWriter, r *http.Request) {
-	text, err := admin(r.Context(), http.MethodGet, "/stats/prometheus")
-	if err != nil {
-		http.Error(w, "Envoy's metrics: "+err.Error(), http.StatusServiceUnavailable)
-		return
-	}
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	if err := s.translate(w, text); err != nil {
-		slog.Debug("metrics: whoever asked is gone", "error", err)
+func (s self) serveEnvoy(path string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		text, err := admin(r.Context(), http.MethodGet, path)
+		if err != nil {
+			http.Error(w, "Envoy's metrics: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		if err := s.translate(w, text); err != nil {
+			slog.Debug("metrics: whoever asked is gone", "error", err)
+		}
 	}
 }
 
 // mergedMetrics gives what Envoy counts, what the application does, and the agent's own.
 func mergedMetrics(s self, application scrape) http.HandlerFunc {
+	envoy := s.serveEnvoy("/stats/prometheus")
 	return func(w http.ResponseWriter, r *http.Request) {
-		s.serveEnvoy(w, r)
+		envoy(w, r)
 		application.copyTo(r.Context(), w)
 		var memory runtime.MemStats
 		runtime.ReadMemStats(&memory)

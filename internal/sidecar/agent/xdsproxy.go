@@ -19,14 +19,19 @@ import (
 )
 
 // serveXDS carries each of Envoy's streams to the control plane over a connection of its own, byte for byte: the agent reads nothing
-// of it but the names that it asks for itself. When either side ends, so does the other, and Envoy starts anew.
-func serveXDS(ctx context.Context, o Options, names *dns.Server) error {
+// of it but the names that it asks for itself, and says what it knows of the workload. When either side ends, so does the other, and Envoy starts anew.
+func serveXDS(ctx context.Context, o Options, names *dns.Server, h *healthState) error {
 	listener, err := listenUnix(o.xdsSocket())
 	if err != nil {
 		return err
 	}
+	if o.NoEnvoy { // applications may be of any user
+		if err := os.Chmod(o.xdsSocket(), 0o666); err != nil { //nolint:gosec // the folder is this pod's alone
+			return err
+		}
+	}
 	server := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.MaxRecvMsgSize(math.MaxInt32),
-		grpc.UnknownServiceHandler(func(_ any, downstream grpc.ServerStream) error { return carry(o, names, downstream) }))
+		grpc.UnknownServiceHandler(func(_ any, downstream grpc.ServerStream) error { return carry(o, names, h, downstream) }))
 	return serveUntil(ctx, server, listener)
 }
 
@@ -46,7 +51,7 @@ func listenUnix(path string) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
-func carry(o Options, names *dns.Server, downstream grpc.ServerStream) error {
+func carry(o Options, names *dns.Server, h *healthState, downstream grpc.ServerStream) error {
 	method, ok := grpc.MethodFromServerStream(downstream)
 	if !ok {
 		return errors.New("the stream has no method")
@@ -63,10 +68,14 @@ func carry(o Options, names *dns.Server, downstream grpc.ServerStream) error {
 		slog.Warn("xDS: cannot connect", "address", o.Discovery, "error", err)
 		return err
 	}
-	tapped := &nameStream{upstream: upstream}
-	if names != nil && strings.HasSuffix(method, "/DeltaAggregatedResources") {
-		tapped.table = names.Table
+	tapped := &tappedStream{ownStream: ownStream{upstream: upstream}}
+	if strings.HasSuffix(method, "/DeltaAggregatedResources") {
+		tapped.health = h
+		if names != nil {
+			tapped.table = names.Table
+		}
 	}
+	defer h.leave(&tapped.ownStream)
 	ended := make(chan error, 2)
 	go func() { ended <- pump(downstream, tapped) }()
 	go func() { ended <- pump(tapped, downstream) }()

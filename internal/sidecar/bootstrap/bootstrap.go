@@ -16,6 +16,8 @@ type Options struct {
 	Domain                  string // NAMESPACE.svc.cluster.local
 	Service                 string // node cluster
 	Locality                [3]string
+	// FindsPeers asks where the other instances of the workload run: without, Envoy does not choose by zones.
+	FindsPeers bool
 	// Metadata is the node's; keys are Istio's.
 	Metadata map[string]any
 	// XDSSocket and SDSSocket are the agent's.
@@ -40,6 +42,15 @@ type object = map[string]any
 
 // JSON writes the bootstrap.
 func JSON(o Options) ([]byte, error) {
+	clusters := []any{
+		tcpCluster("agent", o.StatusPort),
+		pipeCluster("sds-grpc", o.SDSSocket), pipeCluster("xds-grpc", o.XDSSocket),
+	}
+	manager := object{}
+	if o.FindsPeers {
+		manager["local_cluster_name"] = peersName
+		clusters = append(clusters, object{"name": peersName, "type": "EDS", "connect_timeout": "1s", "eds_cluster_config": object{"eds_config": adsSource(), "service_name": peersName}})
+	}
 	text, err := json.MarshalIndent(object{
 		"node": object{
 			"id": o.NodeID(), "cluster": o.Service, "metadata": o.Metadata,
@@ -57,15 +68,13 @@ func JSON(o Options) ([]byte, error) {
 				"grpc_services": []any{object{"envoy_grpc": object{"cluster_name": "xds-grpc"}}}},
 		},
 		"static_resources": object{
-			"clusters": []any{
-				tcpCluster("agent", o.StatusPort),
-				pipeCluster("sds-grpc", o.SDSSocket), pipeCluster("xds-grpc", o.XDSSocket),
-			},
+			"clusters": clusters,
 			"listeners": []any{
 				forward("prometheus", o.PrometheusPort, object{"prefix": "/stats/prometheus"}, object{"cluster": "agent", "prefix_rewrite": "/stats/envoy"}),
 				forward("agent", o.ReadyPort, object{"prefix": "/healthz/ready"}, object{"cluster": "agent"}),
 			},
 		},
+		"cluster_manager": manager,
 		"overload_manager": object{"resource_monitors": []any{object{"name": "envoy.resource_monitors.global_downstream_max_connections",
 			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
 				"max_active_downstream_connections": 2147483647}}}},
@@ -75,6 +84,9 @@ func JSON(o Options) ([]byte, error) {
 	}
 	return text, nil
 }
+
+// peersName is how the control plane calls the workload's own instances.
+const peersName = "local_cluster"
 
 func adsSource() object {
 	return object{"ads": object{}, "initial_fetch_timeout": "0s", "resource_api_version": "V3"}

@@ -72,7 +72,7 @@ func Pod(config *Config, request Request) (*corev1.Pod, error) {
 	if err := own.apply(pod); err != nil {
 		return nil, err
 	}
-	reorder(pod, d.Hold)
+	reorder(pod, d.Hold || waitedFor(pod))
 	for name, value := range config.InjectedAnnotations {
 		setAnnotation(pod, name, value)
 	}
@@ -177,6 +177,13 @@ func reorder(pod *corev1.Pod, hold bool) {
 			return -first
 		}
 		return 0
+	})
+}
+
+// waitedFor says whether the template lets the applications wait for the proxy.
+func waitedFor(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool {
+		return c.Name == proxyName && c.Lifecycle != nil && c.Lifecycle.PostStart != nil
 	})
 }
 

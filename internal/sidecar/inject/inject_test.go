@@ -27,7 +27,7 @@ func testConfig(t *testing.T) *Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sidecar", "gateway"} {
+	for _, name := range []string{"sidecar", "gateway", "grpc-agent"} {
 		template, err := os.ReadFile(files + name + ".yaml")
 		if err != nil {
 			t.Fatal(err)
@@ -49,6 +49,7 @@ func pods() map[string]*corev1.Pod {
 		"two apps":  {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: "other"}}}},
 		"gateway": {ObjectMeta: metav1.ObjectMeta{Name: "p", Labels: map[string]string{"istio": "edge"}, Annotations: map[string]string{keyTemplates: "gateway"}}, Spec: corev1.PodSpec{
 			Containers: []corev1.Container{{Name: proxyName, Image: "auto", ImagePullPolicy: corev1.PullAlways, Ports: []corev1.ContainerPort{{ContainerPort: 8443}}, Env: []corev1.EnvVar{{Name: "OWN", Value: "x"}}}}}},
+		"grpc":       {ObjectMeta: metav1.ObjectMeta{Name: "p", Annotations: map[string]string{keyTemplates: "grpc-agent"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: "other", Env: []corev1.EnvVar{{Name: "OWN", Value: "x"}}}}}},
 		"own proxy":  {ObjectMeta: metav1.ObjectMeta{Name: "p"}, Spec: corev1.PodSpec{Containers: []corev1.Container{app, {Name: proxyName, Image: "own/proxy", Env: []corev1.EnvVar{{Name: "OWN", Value: "x"}}}}}},
 		"deployment": {ObjectMeta: metav1.ObjectMeta{GenerateName: "d-5d4-", Labels: map[string]string{"pod-template-hash": "5d4"}}, Spec: corev1.PodSpec{Containers: []corev1.Container{app}}},
 	}
@@ -235,6 +236,32 @@ func TestGateway(t *testing.T) {
 	}
 	if injected.Labels["istio"] != "edge" || injected.Annotations["prometheus.io/port"] != "15020" || len(injected.Spec.SecurityContext.Sysctls) != 1 {
 		t.Errorf("the pod is %+v, %+v", injected.ObjectMeta, injected.Spec.SecurityContext)
+	}
+}
+
+// TestGRPC: each application is told where its xDS is, waits for the agent, and nothing is captured.
+func TestGRPC(t *testing.T) {
+	for _, native := range []bool{false, true} {
+		injected, err := Pod(testConfig(t), Request{Pod: pods()["grpc"], Namespace: "n", Native: native})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{"app", "other"} {
+			told := false
+			for _, v := range container(injected, name).Env {
+				told = told || v.Name == "GRPC_XDS_BOOTSTRAP" && v.Value == "/etc/istio/proxy/grpc-bootstrap.json"
+			}
+			if !told || len(container(injected, name).VolumeMounts) != 2 {
+				t.Errorf("native %t: %s is %+v", native, name, container(injected, name))
+			}
+		}
+		first := injected.Spec.Containers[0].Name == proxyName && injected.Spec.Containers[0].Lifecycle.PostStart != nil
+		if native {
+			first = len(injected.Spec.InitContainers) == 1 && injected.Spec.InitContainers[0].RestartPolicy != nil
+		}
+		if !first || container(injected, initName).Name != "" {
+			t.Errorf("native %t: %+v", native, injected.Spec)
+		}
 	}
 }
 
