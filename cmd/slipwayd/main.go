@@ -5,13 +5,17 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"os/signal"
+	"slices"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
+	networking "istio.io/client-go/pkg/apis/networking/v1"
 	istio "istio.io/client-go/pkg/clientset/versioned"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
@@ -20,10 +24,12 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/slipway-mesh/slipway/internal/discovery"
+	"github.com/slipway-mesh/slipway/internal/discovery/enroll"
 	"github.com/slipway-mesh/slipway/internal/discovery/leader"
 	"github.com/slipway-mesh/slipway/internal/discovery/report"
 	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
+	"github.com/slipway-mesh/slipway/internal/discovery/traffic"
 	"github.com/slipway-mesh/slipway/internal/identity"
 )
 
@@ -71,6 +77,10 @@ func run(ctx context.Context, args []string) error {
 		p.reporter.Run(ctx)
 		return nil
 	})
+	group.Go(func() error {
+		p.registrar.Run(ctx)
+		return nil
+	})
 	return group.Wait()
 }
 
@@ -80,12 +90,17 @@ type plane struct {
 	kube      kubernetes.Interface
 	registry  *prometheus.Registry
 	authority *identity.Authority
-	reviewer  *identity.Reviewer
+	callers   *identity.Callers
 	serving   *identity.Serving
 	engine    *discovery.Engine
 	reporter  *report.Reporter
+	registrar *enroll.Registrar
 	injector  *injector
 	resolve   resolve.Options
+	peers     *http.Client // asks other replicas
+	installed dynamic.Interface
+	traffic   traffic.Collector
+	drainOnce sync.Once
 }
 
 func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
@@ -97,8 +112,8 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 	if p.authority, err = identity.LoadOrCreate(ctx, p.kube, o.namespace, trustDomain, o.caDir); err != nil {
 		return err
 	}
-	p.reviewer = identity.NewReviewer(p.kube, trustDomain)
-	p.serving = &identity.Serving{Authority: p.authority, Names: o.dnsNames()}
+	p.callers = &identity.Callers{Authority: p.authority, Reviewer: identity.NewReviewer(p.kube, trustDomain), TrustDomain: trustDomain}
+	p.serving = &identity.Serving{Authority: p.authority, Names: o.dnsNames(), ID: identity.ID{TrustDomain: trustDomain, Namespace: o.namespace, Account: o.service}}
 	if _, err := p.serving.Certificate(nil); err != nil {
 		return err
 	}
@@ -120,7 +135,10 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 	if p.engine, err = discovery.NewEngine(watch, p.resolve, p.registry); err != nil {
 		return err
 	}
+	p.registrar = enroll.New(mesh, instance, o.entryGrace)
+	p.engine.Server.Registrar = p.registrar
 	p.injector = newInjector(p.kube, o, p.registry)
+	p.peers, p.installed = p.peerClient(), anyKind
 	return nil
 }
 
@@ -141,6 +159,16 @@ func (p *plane) lead(ctx context.Context) error {
 			leader.WriteIngressStatus(ctx, p.kube, p.servedIngresses)
 			return nil
 		})
+		group.Go(func() error {
+			p.registrar.Sweep(ctx, p.enrolled, p.isReplica)
+			return nil
+		})
+		if p.options.tellStatus {
+			group.Go(func() error {
+				p.progress().Run(ctx)
+				return nil
+			})
+		}
 		if p.options.allocate {
 			group.Go(func() error {
 				leader.WriteEntryAddresses(ctx, p.reporter.Dynamic, p.entries, p.unaddressed)
@@ -178,6 +206,14 @@ func (p *plane) unaddressed() []leader.EntryAddresses {
 		out = append(out, to)
 	}
 	return out
+}
+
+func (p *plane) enrolled() []*networking.WorkloadEntry { return p.engine.State().Enrolled() }
+
+// isReplica says whether a replica of the control plane is there. Outside a cluster none is known, and any may be.
+func (p *plane) isReplica(instance string) bool {
+	replicas := p.engine.State().Replicas()
+	return len(replicas) == 0 || slices.ContainsFunc(replicas, func(r resolve.Replica) bool { return r.Name == instance })
 }
 
 // servedIngresses are those that this mesh's gateways serve.

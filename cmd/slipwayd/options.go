@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -14,18 +15,23 @@ type options struct {
 	caDir, native                                                 string
 	maxConnectionAge                                              time.Duration
 	logJSON                                                       bool
-	allocate                                                      bool // addresses for ServiceEntries
+	allocate                                                      bool          // addresses for ServiceEntries
+	tellStatus                                                    bool          // in objects, how many proxies hold what they make
+	drain                                                         time.Duration // over which streams end when this replica does
+	entryGrace                                                    time.Duration
 }
 
 // environment lists the variables that are read, with what they are for.
 var environment = map[string]string{
-	"POD_NAMESPACE":                "the control plane's namespace, which is also the root namespace",
-	"REVISION":                     "this control plane's revision; default is none",
-	"ISTIOD_SERVICE":               "name of the Service that leads here",
-	"CLUSTER_ID":                   "name of this cluster",
-	"ENABLE_NATIVE_SIDECARS":       "auto, true or false: whether proxies are restartable init containers",
-	"PILOT_ENABLE_IP_AUTOALLOCATE": "false leaves ServiceEntries without addresses of the mesh's own",
-	"KUBECONFIG":                   "a kubeconfig, for running outside the cluster",
+	"POD_NAMESPACE":                     "the control plane's namespace, which is also the root namespace",
+	"REVISION":                          "this control plane's revision; default is none",
+	"ISTIOD_SERVICE":                    "name of the Service that leads here",
+	"CLUSTER_ID":                        "name of this cluster",
+	"ENABLE_NATIVE_SIDECARS":            "auto, true or false: whether proxies are restartable init containers",
+	"PILOT_ENABLE_IP_AUTOALLOCATE":      "false leaves ServiceEntries without addresses of the mesh's own",
+	"PILOT_WORKLOAD_ENTRY_GRACE_PERIOD": "how long the WorkloadEntry of a proxy that went away is kept, such as 10s",
+	"PILOT_ENABLE_STATUS":               "true tells in the status of objects how many proxies hold what they make",
+	"KUBECONFIG":                        "a kubeconfig, for running outside the cluster",
 }
 
 func env(name, otherwise string) string {
@@ -42,7 +48,8 @@ func parseOptions(args []string) (options, error) {
 	o := options{
 		namespace: env("POD_NAMESPACE", "istio-system"), revision: env("REVISION", "default"), service: env("ISTIOD_SERVICE", "istiod"),
 		cluster: env("CLUSTER_ID", "Kubernetes"), native: env("ENABLE_NATIVE_SIDECARS", "auto"),
-		allocate: env("PILOT_ENABLE_IP_AUTOALLOCATE", "true") != "false",
+		tellStatus: env("PILOT_ENABLE_STATUS", "false") == "true",
+		allocate:   env("PILOT_ENABLE_IP_AUTOALLOCATE", "true") != "false",
 	}
 	if len(args) > 0 && args[0] == "discovery" {
 		args = args[1:]
@@ -57,10 +64,15 @@ func parseOptions(args []string) (options, error) {
 	flags.StringVar(&o.webhooks, "httpsAddr", ":15017", "address of the webhooks")
 	flags.StringVar(&o.caDir, "cacerts", "/etc/cacerts", "folder of a plugged-in authority")
 	flags.DurationVar(&o.maxConnectionAge, "keepaliveMaxServerConnectionAge", 30*time.Minute, "after which a proxy is asked to connect anew")
+	grace, err := time.ParseDuration(env("PILOT_WORKLOAD_ENTRY_GRACE_PERIOD", "10s"))
+	if err != nil {
+		return o, fmt.Errorf("PILOT_WORKLOAD_ENTRY_GRACE_PERIOD: %w", err)
+	}
+	o.entryGrace = grace
+	flags.DurationVar(&o.drain, "drainDuration", 5*time.Second, "over which the streams of proxies are ended when this replica ends")
 	flags.BoolVar(&o.logJSON, "log_as_json", false, "write the log as JSON")
 	flags.String("log_output_level", "default:info", "accepted for compatibility")
-	err := flags.Parse(args)
-	return o, err
+	return o, flags.Parse(args)
 }
 
 // suffix is what names of this revision's objects end in.

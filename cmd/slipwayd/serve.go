@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,6 +19,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	security "istio.io/api/security/v1alpha1"
 
+	"github.com/slipway-mesh/slipway/internal/discovery/page"
 	"github.com/slipway-mesh/slipway/internal/discovery/webhook"
 	"github.com/slipway-mesh/slipway/internal/discovery/xds"
 	"github.com/slipway-mesh/slipway/internal/identity"
@@ -32,11 +31,11 @@ type anonymous struct{}
 
 func (anonymous) Authenticate(context.Context) (*xds.Identity, error) { return nil, nil }
 
-// byToken takes a service account's token.
-type byToken struct{ reviewer *identity.Reviewer }
+// proved asks for a token or a certificate.
+type proved struct{ callers *identity.Callers }
 
-func (b byToken) Authenticate(ctx context.Context) (*xds.Identity, error) {
-	id, err := b.reviewer.Identify(ctx)
+func (b proved) Authenticate(ctx context.Context) (*xds.Identity, error) {
+	id, err := b.callers.OfRPC(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +44,7 @@ func (b byToken) Authenticate(ctx context.Context) (*xds.Identity, error) {
 
 func (p *plane) grpcOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
-		grpc.ForceServerCodecV2(xds.Codec{}), grpc.ReadBufferSize(8 << 10),
+		grpc.ForceServerCodecV2(xds.Codec{}),
 		grpc.MaxRecvMsgSize(64 << 20), grpc.MaxSendMsgSize(math.MaxInt32), grpc.MaxConcurrentStreams(100_000),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second, MaxConnectionAge: p.options.maxConnectionAge, MaxConnectionAgeGrace: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
@@ -56,30 +55,51 @@ func (p *plane) servePlain(ctx context.Context) error {
 	if p.options.grpcAddress == "" {
 		return nil
 	}
-	server := grpc.NewServer(p.grpcOptions()...)
+	// gRPC takes a buffer to read from a plain connection from a pool, and only while something comes. One smaller than a frame would
+	// make the connection keep the last frame.
+	server := grpc.NewServer(append(p.grpcOptions(), grpc.ReadBufferSize(32<<10))...)
 	p.engine.Server.Register(server, anonymous{})
-	return serveGRPC(ctx, server, p.options.grpcAddress)
+	return p.serveGRPC(ctx, server, p.options.grpcAddress)
 }
 
 func (p *plane) serveSecure(ctx context.Context) error {
-	transport := credentials.NewTLS(&tls.Config{GetCertificate: p.serving.Certificate, MinVersion: tls.VersionTLS12})
-	server := grpc.NewServer(append(p.grpcOptions(), grpc.Creds(transport))...)
-	p.engine.Server.Register(server, byToken{p.reviewer})
-	security.RegisterIstioCertificateServiceServer(server, identity.NewService(p.authority, p.reviewer, p.registry))
-	return serveGRPC(ctx, server, p.options.secureAddress)
+	transport := credentials.NewTLS(&tls.Config{GetCertificate: p.serving.Certificate, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12})
+	// Each connection over TLS has a buffer of its own.
+	server := grpc.NewServer(append(p.grpcOptions(), grpc.Creds(transport), grpc.ReadBufferSize(8<<10))...)
+	p.engine.Server.Register(server, proved{p.callers})
+	security.RegisterIstioCertificateServiceServer(server, identity.NewService(p.authority, p.callers, p.registry))
+	return p.serveGRPC(ctx, server, p.options.secureAddress)
 }
 
-func serveGRPC(ctx context.Context, server *grpc.Server, address string) error {
+// serveGRPC serves until the context ends, and then while the streams are ended one by one.
+func (p *plane) serveGRPC(ctx context.Context, server *grpc.Server, address string) error {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, server.Stop)
-	defer stop()
-	if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		<-ctx.Done()
+		p.drain()
+		server.Stop()
+	}()
+	err = server.Serve(listener)
+	if ctx.Err() != nil {
+		<-ended
+	}
+	if err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return fmt.Errorf("serve %s: %w", address, err)
 	}
 	return nil
+}
+
+// drain ends the streams of all listeners, once.
+func (p *plane) drain() {
+	p.drainOnce.Do(func() {
+		slog.Info("xDS: the streams are ended", "over", p.options.drain)
+		p.engine.Server.Drain(context.Background(), p.options.drain)
+	})
 }
 
 func (p *plane) serveHTTP(ctx context.Context) error {
@@ -89,40 +109,11 @@ func (p *plane) serveHTTP(ctx context.Context) error {
 			http.Error(w, "the mesh is not known yet", http.StatusServiceUnavailable)
 		}
 	})
-	mux.HandleFunc("GET /debug/syncz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Server.Report()) })
-	mux.HandleFunc("GET /debug/rejections", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Server.Quarantine.List()) })
-	mux.HandleFunc("GET /debug/reach/{kind}/{namespace}/{name}", func(w http.ResponseWriter, r *http.Request) {
-		reach, known := p.engine.Reach(r.PathValue("kind"), r.PathValue("namespace"), r.PathValue("name"))
-		if !known {
-			http.Error(w, "the object is not known", http.StatusNotFound)
-			return
-		}
-		writeJSON(w, reach)
-	})
-	for path, profile := range map[string]http.HandlerFunc{"": pprof.Index, "profile": pprof.Profile, "trace": pprof.Trace, "symbol": pprof.Symbol} {
-		mux.HandleFunc("GET /debug/pprof/"+path, onlyLocal(profile))
-	}
-	mux.HandleFunc("GET /debug/problems", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Problems()) })
+	mux.Handle("GET /debug/", p.guarded(p.debugRoutes()))
+	shown := p.guarded(p.page())
+	mux.Handle("GET "+page.Path, shown)
+	mux.Handle("GET "+page.Path+"/", shown)
 	return serve(ctx, &http.Server{Addr: p.options.httpAddress, Handler: mux})
-}
-
-// onlyLocal answers those who are in the pod, or come through a forwarded port: a profile costs processor time.
-func onlyLocal(next http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.RemoteAddr)
-		if ip := net.ParseIP(host); err != nil || ip == nil || !ip.IsLoopback() {
-			http.Error(w, "only through a forwarded port", http.StatusForbidden)
-			return
-		}
-		next(w, r)
-	}
-}
-
-func writeJSON(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(v); err != nil {
-		slog.Warn("debug: cannot answer", "error", err)
-	}
 }
 
 func (p *plane) serveMetrics(ctx context.Context) error {
@@ -140,7 +131,9 @@ func (p *plane) serveWebhooks(ctx context.Context) error {
 	mux.Handle("POST /inject", p.injector.webhook)
 	mux.Handle("POST /inject/", p.injector.webhook)
 	mux.Handle("POST /validate", webhook.NewValidator(p.resolve, p.engine.State, p.registry))
-	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: &tls.Config{GetCertificate: p.serving.Certificate, MinVersion: tls.VersionTLS12}}
+	mux.Handle("GET /debug/", p.guarded(p.debugRoutes())) // for other replicas
+	// The API server may show a certificate of an authority of its own: what one proves is looked at where it matters.
+	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: &tls.Config{GetCertificate: p.serving.Certificate, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}}
 	return serve(ctx, server)
 }
 

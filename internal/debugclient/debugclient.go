@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"strconv"
 
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -18,8 +20,8 @@ import (
 const (
 	// AdminPort is where Envoy's admin interface listens, inside its pod only.
 	AdminPort = 15000
-	// planePort is where a control plane tells of itself.
-	planePort = "8080"
+	// PlanePort is where a control plane tells of itself, to those who come through a forwarded port.
+	PlanePort = 8080
 )
 
 // Client asks.
@@ -36,17 +38,24 @@ func New(config *rest.Config) (*Client, error) {
 
 // ControlPlane gets a path of a control plane's pod.
 func (c *Client) ControlPlane(ctx context.Context, namespace, pod, path string) ([]byte, error) {
-	text, err := c.kube.CoreV1().Pods(namespace).ProxyGet("http", pod, planePort, path, nil).DoRaw(ctx)
+	answer, err := c.ask(ctx, namespace, pod, http.MethodGet, path, PlanePort)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s/%s: %w", namespace, pod, err)
 	}
-	return text, nil
+	return answer, nil
 }
 
-// Admin asks a proxy's admin interface through a forwarded port. The path may have a query.
+// Admin asks a proxy's admin interface. The path may have a query.
 func (c *Client) Admin(ctx context.Context, namespace, pod, method, path string, port int) ([]byte, error) {
-	var answer []byte
-	err := c.forward(ctx, namespace, pod, port, func(address string) error {
+	answer, err := c.ask(ctx, namespace, pod, method, path, port)
+	if err != nil {
+		return nil, fmt.Errorf("ask the proxy of %s/%s: %w", namespace, pod, err)
+	}
+	return answer, nil
+}
+
+func (c *Client) ask(ctx context.Context, namespace, pod, method, path string, port int) (answer []byte, err error) {
+	err = c.Forward(ctx, namespace, pod, port, "127.0.0.1:0", func(ctx context.Context, address string) error {
 		request, err := http.NewRequestWithContext(ctx, method, "http://"+address+"/"+path, http.NoBody)
 		if err != nil {
 			return err
@@ -64,14 +73,16 @@ func (c *Client) Admin(ctx context.Context, namespace, pod, method, path string,
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, fmt.Errorf("ask the proxy of %s/%s: %w", namespace, pod, err)
-	}
-	return answer, nil
+	return answer, err
 }
 
-// forward makes a pod's port one of this machine's while do runs.
-func (c *Client) forward(ctx context.Context, namespace, pod string, port int, do func(address string) error) error {
+// Forward makes a pod's port one of this machine's, at ADDRESS:NUMBER, where 0 is any number, while do runs. Its context
+// ends when the pod goes away.
+func (c *Client) Forward(ctx context.Context, namespace, pod string, port int, at string, do func(ctx context.Context, address string) error) error {
+	host, number, err := net.SplitHostPort(at)
+	if err != nil {
+		return err
+	}
 	url := c.kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("portforward").URL()
 	transport, upgrader, err := spdy.RoundTripperFor(c.config)
 	if err != nil {
@@ -79,24 +90,27 @@ func (c *Client) forward(ctx context.Context, namespace, pod string, port int, d
 	}
 	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, url)
 	stop, ready := make(chan struct{}), make(chan struct{})
-	forwarder, err := portforward.NewOnAddresses(dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("0:%d", port)}, stop, ready, io.Discard, io.Discard)
+	forwarder, err := portforward.NewOnAddresses(dialer, []string{host}, []string{fmt.Sprintf("%s:%d", number, port)}, stop, ready, io.Discard, io.Discard)
 	if err != nil {
 		return err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- forwarder.ForwardPorts() }()
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err := forwarder.ForwardPorts()
+		end(errors.Join(errors.New("the port is not forwarded"), err))
+	}()
 	defer func() { close(stop); <-ended }()
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
-	case err := <-ended:
-		ended <- err // for the deferred wait
-		return errors.Join(errors.New("the port is not forwarded"), err)
+		return context.Cause(ctx)
 	case <-ready:
 	}
 	ports, err := forwarder.GetPorts()
 	if err != nil {
 		return err
 	}
-	return do(fmt.Sprintf("127.0.0.1:%d", ports[0].Local))
+	return do(ctx, net.JoinHostPort(host, strconv.Itoa(int(ports[0].Local))))
 }
