@@ -97,19 +97,8 @@ func (b *bench) step(t *testing.T) v1alpha1.IstioOperatorStatus {
 // run says of every Deployment whether its pods run.
 func (b *bench) run(t *testing.T, runs bool) {
 	t.Helper()
-	list := &appsv1.DeploymentList{}
-	if err := b.kube.List(ctx, list); err != nil {
+	if err := kubetest.Play(ctx, b.kube, runs); err != nil {
 		t.Fatal(err)
-	}
-	for k := range list.Items {
-		d := &list.Items[k]
-		d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: 1, UpdatedReplicas: 1}
-		if runs {
-			d.Status.ReadyReplicas, d.Status.AvailableReplicas = 1, 1
-		}
-		if err := b.kube.Status().Update(ctx, d); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 

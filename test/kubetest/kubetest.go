@@ -18,7 +18,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -105,12 +107,19 @@ func Start(t testing.TB) *Server {
 
 func local(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }
 
-// FreePort finds a TCP port that nobody listens on. It is below those that the kernel gives to outgoing connections: one
-// of these could take it before it is used.
+// FreePort finds a TCP port that nobody listens on, and that no other test on this machine is given before this one's process ends. It is
+// below those that the kernel gives to outgoing connections: one of these could take it before it is used.
 func FreePort(t testing.TB) int {
 	t.Helper()
-	for range 100 {
+	dir := filepath.Join(os.TempDir(), "slipway-test-ports")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 1000 {
 		port := 20000 + mathrand.IntN(10000)
+		if !claim(t, filepath.Join(dir, strconv.Itoa(port))) {
+			continue
+		}
 		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			_ = listener.Close()
@@ -119,6 +128,29 @@ func FreePort(t testing.TB) int {
 	}
 	t.Fatal("no TCP port is free")
 	return 0
+}
+
+// claims are the files of the ports that this process was given. They are locked as long as they are open.
+var claims = struct {
+	sync.Mutex
+	files []*os.File
+}{}
+
+// claim locks a file until the process ends; false if it is locked already.
+func claim(t testing.TB, path string) bool {
+	t.Helper()
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = file.Close()
+		return false
+	}
+	claims.Lock()
+	defer claims.Unlock()
+	claims.files = append(claims.files, file)
+	return true
 }
 
 // Process starts a program whose log goes to dir/NAME.log, and ends it with the test.

@@ -430,26 +430,12 @@ func converge(t *testing.T, kube client.Client, in lifecycle.Installer, target *
 		if last = report; report.Healthy() {
 			return written
 		}
-		ready(t, kube)
-	}
-	t.Fatalf("never healthy: %+v", last.Components)
-	return nil
-}
-
-func ready(t *testing.T, kube client.Client) {
-	t.Helper()
-	deployments := &appsv1.DeploymentList{}
-	if err := kube.List(ctx, deployments); err != nil {
-		t.Fatal(err)
-	}
-	for k := range deployments.Items {
-		d := &deployments.Items[k]
-		n := *d.Spec.Replicas
-		d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: n, UpdatedReplicas: n, ReadyReplicas: n, AvailableReplicas: n}
-		if err := kube.Status().Update(ctx, d); err != nil {
+		if err := kubetest.Play(ctx, kube, true); err != nil {
 			t.Fatal(err)
 		}
 	}
+	t.Fatalf("never healthy: %+v", last.Components)
+	return nil
 }
 
 func asYAML(t *testing.T, value any) string {

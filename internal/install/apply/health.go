@@ -32,9 +32,11 @@ func (c Cluster) Unready(ctx context.Context, objects []Object) ([]Health, error
 		case "Deployment":
 			health, err = c.deploymentHealth(ctx, object)
 		case "StatefulSet", "DaemonSet":
-			health, err = c.setHealth(ctx, object)
+			health, err = c.liveHealth(ctx, object, setHealth)
 		case crd:
 			health, err = c.crdHealth(ctx, object)
+		case "MutatingWebhookConfiguration":
+			health, err = c.liveHealth(ctx, object, webhookHealth)
 		}
 		if err != nil {
 			return nil, err
@@ -74,15 +76,20 @@ func (c Cluster) deploymentHealth(ctx context.Context, object Object) (*Health, 
 	return nil, nil
 }
 
-// setHealth reads the status of a StatefulSet or a DaemonSet, whose fields differ in name only.
-func (c Cluster) setHealth(ctx context.Context, object Object) (*Health, error) {
+// liveHealth judges an object as it is in the cluster.
+func (c Cluster) liveHealth(ctx context.Context, object Object, judge func(live Object) *Health) (*Health, error) {
 	live, err := c.live(ctx, RefOf(object))
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if live == nil {
+	case live == nil:
 		return &Health{Reason: "is not there"}, nil
 	}
+	return judge(live), nil
+}
+
+// setHealth reads the status of a StatefulSet or a DaemonSet, whose fields differ in name only.
+func setHealth(live Object) *Health {
 	number := func(otherwise int64, path ...string) int64 {
 		if n, ok, err := unstructured.NestedInt64(live.Object, path...); ok && err == nil {
 			return n
@@ -96,13 +103,13 @@ func (c Cluster) setHealth(ctx context.Context, object Object) (*Health, error) 
 	}
 	switch {
 	case number(0, "status", "observedGeneration") < live.GetGeneration():
-		return &Health{Reason: "its last change is not observed yet"}, nil
+		return &Health{Reason: "its last change is not observed yet"}
 	case updated < want:
-		return &Health{Reason: fmt.Sprintf("%d of %d pods are updated", updated, want)}, nil
+		return &Health{Reason: fmt.Sprintf("%d of %d pods are updated", updated, want)}
 	case available < want:
-		return &Health{Reason: fmt.Sprintf("%d of %d pods are ready", available, want)}, nil
+		return &Health{Reason: fmt.Sprintf("%d of %d pods are ready", available, want)}
 	}
-	return nil, nil
+	return nil
 }
 
 // podHealth adds what the pods say is wrong.
@@ -155,6 +162,20 @@ func podReason(pod *corev1.Pod) (reason string, isFailing bool) {
 	return "", false
 }
 
+// webhookHealth waits for the authority that the control plane enters when it serves: until then the API server trusts
+// no Service that is to answer, and pods that are created are refused or have no sidecar.
+func webhookHealth(live Object) *Health {
+	webhooks, _, _ := unstructured.NestedSlice(live.Object, "webhooks")
+	for _, entry := range webhooks {
+		webhook, _ := entry.(map[string]any)
+		config, _ := webhook["clientConfig"].(map[string]any)
+		if bundle, _ := config["caBundle"].(string); config["service"] != nil && bundle == "" {
+			return &Health{Reason: fmt.Sprintf("webhook %v: the control plane has not entered its authority yet", webhook["name"])}
+		}
+	}
+	return nil
+}
+
 // crdSettled is when a CRD is established for sure. An established one stays so, and reading it costs its schemas.
 const crdSettled = time.Minute
 
@@ -163,19 +184,16 @@ func (c Cluster) crdHealth(ctx context.Context, object Object) (*Health, error) 
 	if err == nil && known != nil && time.Since(known.GetCreationTimestamp().Time) > crdSettled {
 		return nil, nil
 	}
-	live, err := c.live(ctx, RefOf(object))
-	switch {
-	case err != nil:
-		return nil, err
-	case live == nil:
-		return &Health{Reason: "is not there"}, nil
-	}
+	return c.liveHealth(ctx, object, establishedHealth)
+}
+
+func establishedHealth(live Object) *Health {
 	conditions, _, _ := unstructured.NestedSlice(live.Object, "status", "conditions")
 	for _, entry := range conditions {
 		condition, _ := entry.(map[string]any)
 		if condition["type"] == "Established" && condition["status"] == "True" {
-			return nil, nil
+			return nil
 		}
 	}
-	return &Health{Reason: "is not established yet"}, nil
+	return &Health{Reason: "is not established yet"}
 }

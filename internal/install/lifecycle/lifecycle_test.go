@@ -12,7 +12,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	admission "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -47,27 +46,11 @@ func target(t *testing.T, owner Owner, spec string) *Target {
 	return made
 }
 
-// ready says of every Deployment that its pods run.
+// ready plays the part of kubelet and control plane.
 func ready(t *testing.T, kube client.Client) {
 	t.Helper()
-	list := &appsv1.DeploymentList{}
-	if err := kube.List(ctx, list); err != nil {
+	if err := kubetest.Play(ctx, kube, true); err != nil {
 		t.Fatal(err)
-	}
-	for k := range list.Items {
-		d := &list.Items[k]
-		n := int32(1)
-		if d.Spec.Replicas != nil {
-			n = *d.Spec.Replicas
-		}
-		want := appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: n, UpdatedReplicas: n, ReadyReplicas: n, AvailableReplicas: n}
-		if cmp.Equal(d.Status, want) {
-			continue
-		}
-		d.Status = want
-		if err := kube.Status().Update(ctx, d); err != nil {
-			t.Fatal(err)
-		}
 	}
 }
 
@@ -273,6 +256,11 @@ func settledWritesNothing(t *testing.T, server *kubetest.Server) {
 	}
 	if n := count.Load(); n != 0 {
 		t.Errorf("%d writes after an autoscaler changed the replicas", n)
+	}
+	patch(t, server.Client, "admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "istio-sidecar-injector",
+		`[{"op":"remove","path":"/webhooks/0/clientConfig/caBundle"}]`)
+	if report, err := in.Install(ctx, settledTarget); err != nil || report.Healthy() {
+		t.Errorf("healthy while nobody can be injected: %v", err)
 	}
 }
 
@@ -481,17 +469,22 @@ func tags(t *testing.T, server *kubetest.Server) {
 	canary := Owner{Namespace: "istio-system", Name: "canary"}
 	resource(t, server.Client, canary)
 	converge(t, server.Client, in, target(t, mesh, "profile: minimal"))
-	converge(t, server.Client, in, target(t, canary, "profile: minimal\nrevision: canary"))
+	second := target(t, canary, "profile: minimal\nrevision: canary")
+	for range 3 { // nobody plays the control plane
+		if _, err := in.Install(ctx, second); err != nil {
+			t.Fatal(err)
+		}
+	}
 	set := func(tag, revision string, overwrite bool) error {
 		return in.SetTag(ctx, manifest.TagOptions{Tag: tag, Revision: revision, Namespace: "istio-system"}, overwrite)
 	}
 	if err := set("prod", "nosuch", false); err == nil {
 		t.Error("a tag for a revision that is not there")
 	}
-	if err := set("prod", "default", false); err == nil {
-		t.Error("a tag for an injector that does not answer: pods would start without a sidecar")
+	if err := set("prod", "canary", false); err == nil || !strings.Contains(err.Error(), "does not answer yet") {
+		t.Errorf("a tag for an injector that does not answer, so that pods would start without a sidecar: %v", err)
 	}
-	answers(t, server.Client)
+	converge(t, server.Client, in, second)
 	if err := errors.Join(set("prod", "default", false), set("prod", "canary", true)); err != nil {
 		t.Fatal(err)
 	}
@@ -521,24 +514,6 @@ func tags(t *testing.T, server *kubetest.Server) {
 	}
 	remove(t, in, canary)
 	remove(t, in, mesh)
-}
-
-// answers plays the control planes' part: it gives each injector a bundle, and closes it.
-func answers(t *testing.T, kube client.Client) {
-	t.Helper()
-	list := &admission.MutatingWebhookConfigurationList{}
-	if err := kube.List(ctx, list); err != nil {
-		t.Fatal(err)
-	}
-	closed := admission.Fail
-	for k := range list.Items {
-		for w := range list.Items[k].Webhooks {
-			list.Items[k].Webhooks[w].ClientConfig.CABundle, list.Items[k].Webhooks[w].FailurePolicy = []byte("a"), &closed
-		}
-		if err := kube.Update(ctx, &list.Items[k], client.FieldOwner("pilot-discovery")); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 var errKilled = errors.New("killed")

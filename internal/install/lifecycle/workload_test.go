@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	admission "k8s.io/api/admissionregistration/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
@@ -67,6 +68,10 @@ func staleWorkloads(t *testing.T, server *kubetest.Server) {
 	converge(t, server.Client, in, target(t, canary, "profile: minimal\nrevision: canary"))
 	market := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "market", Labels: map[string]string{"istio.io/rev": "canary"}}}
 	if err := server.Client.Create(ctx, market); err != nil {
+		t.Fatal(err)
+	}
+	// The test injects by hand: without these the API server asks nobody.
+	if err := server.Client.DeleteAllOf(ctx, &admission.MutatingWebhookConfiguration{}); err != nil {
 		t.Fatal(err)
 	}
 	m := mixer{server.Client}
