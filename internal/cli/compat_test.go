@@ -39,11 +39,14 @@ var istioctl = map[string]string{
 	"proxy-config route":    "name output file proxy-admin-port",
 	"proxy-config endpoint": "address port cluster status output file proxy-admin-port",
 	"proxy-config secret":   "output file proxy-admin-port",
+	"proxy-config all":      "fqdn port direction subset address type name output file proxy-admin-port verbose",
 	"proxy-config log":      "level reset output proxy-admin-port",
 	"validate":              "filename referential",
 	"version":               "remote output short revision",
 	"x authz check":         "file proxy-admin-port",
 	"x wait":                "for revision threshold timeout",
+	"dashboard":             "address port browser",
+	"dashboard proxy":       "selector ui-port",
 }
 
 // TestFlags: what istioctl takes is taken, but for the flags that docs/operator.md says are not there.

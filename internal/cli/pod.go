@@ -35,16 +35,22 @@ func podOf(ctx context.Context, g *global, name string) (namespace, pod string, 
 	if err != nil {
 		return "", "", err
 	}
+	pod, err = running(ctx, kube, namespace, selector, name)
+	return namespace, pod, err
+}
+
+// running is the first pod of a selector that runs; of says in words what it is of.
+func running(ctx context.Context, kube client.Client, namespace string, selector labels.Selector, of string) (string, error) {
 	pods := &corev1.PodList{}
 	if err := kube.List(ctx, pods, client.InNamespace(namespace), client.MatchingLabelsSelector{Selector: selector}); err != nil {
-		return "", "", err
+		return "", err
 	}
 	for i := range pods.Items {
 		if pods.Items[i].Status.Phase == corev1.PodRunning && pods.Items[i].DeletionTimestamp == nil {
-			return namespace, pods.Items[i].Name, nil
+			return pods.Items[i].Name, nil
 		}
 	}
-	return "", "", fmt.Errorf("no pod of %s runs in namespace %s", name, namespace)
+	return "", fmt.Errorf("no pod of %s runs in namespace %s", of, namespace)
 }
 
 func selectorOf(ctx context.Context, kube client.Client, kind string, key client.ObjectKey) (labels.Selector, error) {

@@ -34,7 +34,7 @@ func proxyConfigCommand(g *global) *cobra.Command {
 	for _, part := range proxyParts {
 		command.AddCommand(part.command(g, f))
 	}
-	command.AddCommand(proxyLogCommand(g, f))
+	command.AddCommand(proxyLogCommand(g, f), proxyAllCommand(g, f))
 	flags := command.PersistentFlags()
 	flags.StringVarP(&f.file, "file", "f", "", "a config dump to read in place of asking a pod")
 	flags.StringVarP(&f.output, "output", "o", "short", "short, json or yaml")
@@ -90,6 +90,48 @@ func (p proxyPart) command(g *global, f *proxyFlags) *cobra.Command {
 	if p.flags != nil {
 		p.flags(command, &f.filter)
 	}
+	return command
+}
+
+// proxyAllCommand shows every part: one table after another, or one document by the parts' names.
+func proxyAllCommand(g *global, f *proxyFlags) *cobra.Command {
+	command := &cobra.Command{
+		Use: "all [TYPE/]NAME[.NAMESPACE]", Aliases: []string{"a"}, Short: "Show all of the proxy's configuration", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			config, err := f.load(cmd, g, args)
+			if err != nil {
+				return err
+			}
+			whole := map[string]any{}
+			for _, part := range proxyParts {
+				if f.output != "short" {
+					if whole[part.name], err = part.values(config, f.filter); err != nil {
+						return err
+					}
+				} else if part.rows != nil {
+					if err := printRows(cmd.OutOrStdout(), part.header, part.rows(config, f.filter)); err != nil {
+						return err
+					}
+					fmt.Fprintln(cmd.OutOrStdout())
+				}
+			}
+			if f.output == "short" {
+				return nil
+			}
+			if done, err := printAs(cmd.OutOrStdout(), whole, f.output); done || err != nil {
+				return err
+			}
+			return fmt.Errorf("--output %s: it must be short, json or yaml", f.output)
+		},
+	}
+	flags := command.Flags()
+	flags.StringVar(&f.filter.fqdn, "fqdn", "", "only clusters of a host")
+	flags.StringVar(&f.filter.direction, "direction", "", "only clusters of inbound or outbound")
+	flags.StringVar(&f.filter.subset, "subset", "", "only clusters of a subset")
+	flags.StringVar(&f.filter.address, "address", "", "only listeners and endpoints of an address")
+	flags.StringVar(&f.filter.kind, "type", "", "only listeners of HTTP, TCP or HTTP+TCP")
+	flags.StringVar(&f.filter.name, "name", "", "only a route table of a name")
+	flags.IntVar(&f.filter.port, "port", 0, "only what is of a port")
 	return command
 }
 

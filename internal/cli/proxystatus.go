@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -105,23 +106,6 @@ func onlyProxy(list []proxyState, name string, g *global) ([]proxyState, error) 
 	return nil, fmt.Errorf("no proxy %s is connected", name)
 }
 
-// columns are the types of resources, as their streams name them.
-var columns = []string{"cds", "lds", "eds", "rds", "vhds"}
-
-// standing is how a proxy stands with one type: SYNCED, STALE while an answer is out, REJECTED while the last was refused, or NOT SENT.
-func standing(p proxyState, kind string) string {
-	t, ok := p.Types[kind]
-	switch {
-	case !ok:
-		return "NOT SENT"
-	case t.Error != "":
-		return "REJECTED"
-	case t.Sent != t.Acknowledged:
-		return "STALE"
-	}
-	return "SYNCED"
-}
-
 func printProxies(out io.Writer, list []proxyState, output string) error {
 	if done, err := printAs(out, list, output); done {
 		return err
@@ -130,23 +114,19 @@ func printProxies(out io.Writer, list []proxyState, output string) error {
 		return errors.New("--output: use table, json or yaml")
 	}
 	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
-	fmt.Fprintln(w, "NAME\t"+strings.ToUpper(strings.Join(columns, "\t"))+"\tISTIOD\tVERSION")
+	fmt.Fprintln(w, "NAME\t"+strings.ToUpper(strings.Join(xds.Columns, "\t"))+"\tISTIOD\tVERSION")
 	for _, p := range list {
 		line := []string{p.name()}
-		for _, kind := range columns {
-			line = append(line, standing(p, kind))
+		for _, kind := range xds.Columns {
+			line = append(line, p.Standing(kind))
 		}
-		version := p.Version
-		if version == "" {
-			version = "-"
-		}
-		fmt.Fprintln(w, strings.Join(append(line, p.ControlPlane, version), "\t"))
+		fmt.Fprintln(w, strings.Join(append(line, p.ControlPlane, cmp.Or(p.Version, p.Envoy, "-")), "\t"))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
 	for _, p := range list {
-		for _, kind := range columns {
+		for _, kind := range xds.Columns {
 			if t := p.Types[kind]; t.Error != "" {
 				fmt.Fprintf(out, "%s refused %s: %s\n", p.name(), strings.ToUpper(kind), t.Error)
 			}

@@ -46,7 +46,7 @@ func Root() *cobra.Command {
 	flags.DurationVar(&g.timeout, "kubeclient-timeout", 15*time.Second, "how long one question to the API server may take")
 	root.AddCommand(operatorCommand(g), installCommand(g), upgradeCommand(g), uninstallCommand(g), verifyCommand(g), planCommand(g), rollbackCommand(g),
 		historyCommand(g), explainCommand(g), tagCommand(g), adoptCommand(g), manifestCommand(g), profileCommand(), kubeInjectCommand(g), proxyStatusCommand(g), proxyConfigCommand(g), routeCommand(g),
-		analyzeCommand(g), validateCommand(g), convertCommand(), waitCommand(g), describeCommand(g), bugReportCommand(g), experimentalCommand(g), versionCommand(g))
+		analyzeCommand(g), validateCommand(g), convertCommand(), waitCommand(g), describeCommand(g), bugReportCommand(g), dashboardCommand(g), experimentalCommand(g), versionCommand(g))
 	return root
 }
 

@@ -168,14 +168,14 @@ func controlPlanePods(ctx context.Context, g *global, revision string) ([]corev1
 	if err := kube.List(ctx, list, client.InNamespace(g.istioNamespace), labels); err != nil {
 		return nil, err
 	}
-	var running []corev1.Pod
+	var alive []corev1.Pod
 	for _, pod := range list.Items {
 		if pod.Status.Phase == corev1.PodRunning {
-			running = append(running, pod)
+			alive = append(alive, pod)
 		}
 	}
-	if len(running) == 0 {
+	if len(alive) == 0 {
 		return nil, fmt.Errorf("no control plane runs in namespace %s; use -i for another", g.istioNamespace)
 	}
-	return running, nil
+	return alive, nil
 }
