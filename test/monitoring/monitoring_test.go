@@ -208,10 +208,10 @@ func boardQueries(t *testing.T, file string) []string {
 	return queries
 }
 
-// TestMetrics: all that alerts and boards ask can be parsed, and the list of what they read is up to date. That what they
+// TestMetrics: all that alerts, boards and Kiali ask can be parsed, and the list of what they read is up to date. That what they
 // read is exported is tested with the real binaries (test/e2e).
 func TestMetrics(t *testing.T) {
-	read := map[string]bool{}
+	asked := map[string]bool{}
 	note := func(file, query string) {
 		expr, err := expressions.ParseExpr(query)
 		if err != nil {
@@ -219,7 +219,7 @@ func TestMetrics(t *testing.T) {
 			return
 		}
 		for _, selector := range parser.ExtractSelectors(expr) {
-			read[line(selector)] = true
+			asked[line(selector, groupings(expr))] = true
 		}
 	}
 	for _, file := range files(t, "alerts/*.yaml") {
@@ -234,7 +234,12 @@ func TestMetrics(t *testing.T) {
 			note(file, query)
 		}
 	}
-	want := strings.Join(slices.Sorted(maps.Keys(read)), "\n") + "\n"
+	for query := range strings.Lines(string(read(t, filepath.Join(root, "kiali.promql")))) {
+		if query = strings.TrimSpace(query); query != "" && !strings.HasPrefix(query, "#") {
+			note("kiali.promql", query)
+		}
+	}
+	want := strings.Join(slices.Sorted(maps.Keys(asked)), "\n") + "\n"
 	list := filepath.Join(root, "metrics.txt")
 	if *update {
 		if err := os.WriteFile(list, []byte(want), 0o600); err != nil {
@@ -242,14 +247,28 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 	if got, _ := os.ReadFile(list); string(got) != want {
-		t.Errorf("%s is not what alerts and boards read: go test -update", list)
+		t.Errorf("%s is not what alerts, boards and Kiali read: go test -update", list)
 	}
 }
 
-// line is a metric and the labels that are asked of it.
-func line(selector []*labels.Matcher) string {
+// groupings are the labels by which an expression adds up.
+func groupings(expr parser.Expr) []string {
+	var out []string
+	parser.Inspect(expr, func(node parser.Node, _ []parser.Node) error {
+		if sum, ok := node.(*parser.AggregateExpr); ok && !sum.Without {
+			out = append(out, sum.Grouping...)
+		}
+		return nil
+	})
+	return out
+}
+
+// line is a metric and the labels that are asked of it: to select by, and to add up by.
+func line(selector []*labels.Matcher, by []string) string {
 	var name string
-	var with []string
+	with := slices.DeleteFunc(slices.Clone(by), func(label string) bool {
+		return label == "app" || label == "instance" || label == "pod" || label == "namespace" || label == "job"
+	})
 	for _, matcher := range selector {
 		switch {
 		case matcher.Name == model.MetricNameLabel:
