@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -136,20 +135,11 @@ func crowd(t *testing.T, kube client.Client) {
 	wait.Wait()
 }
 
-// healthy plays the kubelet's part, and says whether the resource is HEALTHY.
+// healthy plays the parts of kubelet and control plane, and says whether the resource is HEALTHY.
 func healthy(t *testing.T, kube client.Client) error {
 	t.Helper()
-	list := &appsv1.DeploymentList{}
-	if err := kube.List(t.Context(), list); err != nil {
+	if err := kubetest.Play(t.Context(), kube, true); err != nil {
 		return err
-	}
-	for i := range list.Items {
-		d := &list.Items[i]
-		n := *d.Spec.Replicas
-		d.Status = appsv1.DeploymentStatus{ObservedGeneration: d.Generation, Replicas: n, UpdatedReplicas: n, ReadyReplicas: n, AvailableReplicas: n}
-		if err := kube.Status().Update(t.Context(), d); err != nil {
-			return err
-		}
 	}
 	for _, object := range kubetest.Objects(t, "apiVersion: install.istio.io/v1alpha1\nkind: IstioOperator\nmetadata: {name: mesh, namespace: istio-system}\n") {
 		if err := kube.Get(t.Context(), client.ObjectKeyFromObject(object), object); err != nil {

@@ -6,8 +6,12 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"math/bits"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -18,7 +22,10 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	kind "github.com/envoyproxy/go-control-plane/envoy/type/v3"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
@@ -33,69 +40,100 @@ const (
 // types are in the order in which a proxy asks.
 var types = []string{clusterType, endpointType, listenerType, routeType, hostType}
 
-// names gives each name and each version a number, once for all clients: thousands hold the same.
-type names struct {
-	mu      sync.Mutex
-	numbers map[string]uint32
-	texts   []string
-	follows map[string][]string // what a resource, by type and version, makes a proxy ask for
+// registry numbers the resources that clients hold, and the names that they ask for, once for all: thousands hold the same.
+type registry struct {
+	mu       sync.Mutex
+	numbers  map[string]int // by type, name and version
+	known    []resource
+	versions map[string][]int // the resources of a type and name
+	names    map[string]int
+	texts    []string
 }
 
-func newNames() *names {
-	return &names{numbers: map[string]uint32{}, texts: []string{""}, follows: map[string][]string{}}
+// resource is one resource in one version.
+type resource struct {
+	kind          int // index in types
+	name, version string
+	follows       []int // names of the next type that it makes a proxy ask for
 }
 
-func (n *names) number(text string) uint32 {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if number, ok := n.numbers[text]; ok {
-		return number
+func newRegistry() *registry {
+	return &registry{numbers: map[string]int{}, versions: map[string][]int{}, names: map[string]int{}}
+}
+
+// nameOf numbers a name. The registry is locked.
+func (n *registry) nameOf(text string) int {
+	number, ok := n.names[text]
+	if !ok {
+		number = len(n.texts)
+		n.names[text], n.texts = number, append(n.texts, text)
 	}
-	n.texts = append(n.texts, text)
-	n.numbers[text] = uint32(len(n.texts) - 1)
-	return n.numbers[text]
+	return number
 }
 
-func (n *names) text(number uint32) string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return n.texts[number]
+// note numbers a resource, and finds out the first time what it makes a proxy ask for. The registry is locked.
+func (n *registry) note(kind int, r wireResource) int {
+	key := types[kind] + r.name + "\x00" + r.version
+	number, ok := n.numbers[key]
+	if !ok {
+		number = len(n.known)
+		one := resource{kind: kind, name: r.name, version: r.version}
+		for _, name := range follows(types[kind], r.value) {
+			one.follows = append(one.follows, n.nameOf(name))
+		}
+		n.numbers[key], n.known = number, append(n.known, one)
+		n.versions[types[kind]+r.name] = append(n.versions[types[kind]+r.name], number)
+	}
+	return number
 }
 
-// followed is what a resource makes a proxy ask for: load assignments, route tables, or virtual hosts.
-func (n *names) followed(url string, r *discovery.Resource) []string {
-	if url == endpointType || url == hostType {
-		return nil
-	}
-	key := url + r.Name + r.Version
-	n.mu.Lock()
-	known, ok := n.follows[key]
-	n.mu.Unlock()
-	if ok {
-		return known
-	}
-	var out []string
+// follows is what a resource makes a proxy ask for: load assignments, route tables, or virtual hosts.
+func follows(url string, value []byte) []string {
+	body := &anypb.Any{TypeUrl: url, Value: value}
 	switch url {
 	case clusterType:
 		c := &cluster.Cluster{}
-		if r.Resource.UnmarshalTo(c) == nil && c.GetType() == cluster.Cluster_EDS {
-			out = []string{c.Name}
+		if body.UnmarshalTo(c) == nil && c.GetType() == cluster.Cluster_EDS {
+			return []string{c.Name}
 		}
 	case listenerType:
 		l := &listener.Listener{}
-		if r.Resource.UnmarshalTo(l) == nil {
-			out = tables(l)
+		if body.UnmarshalTo(l) == nil {
+			return tables(l)
 		}
 	case routeType:
 		table := &route.RouteConfiguration{}
-		if r.Resource.UnmarshalTo(table) == nil && table.Vhds != nil {
-			out = []string{""}
+		if body.UnmarshalTo(table) == nil && table.Vhds != nil {
+			return []string{""}
 		}
 	}
-	n.mu.Lock()
-	n.follows[key] = out
-	n.mu.Unlock()
-	return out
+	return nil
+}
+
+// set is a set of small numbers.
+type set []uint64
+
+func (s *set) add(n int) {
+	for len(*s) <= n/64 {
+		*s = append(*s, 0)
+	}
+	(*s)[n/64] |= 1 << (n % 64)
+}
+
+func (s set) remove(n int) {
+	if n/64 < len(s) {
+		s[n/64] &^= 1 << (n % 64)
+	}
+}
+
+func (s set) has(n int) bool { return n/64 < len(s) && s[n/64]&(1<<(n%64)) != 0 }
+
+func (s set) each(visit func(int)) {
+	for i, word := range s {
+		for ; word != 0; word &= word - 1 {
+			visit(i*64 + bits.TrailingZeros64(word))
+		}
+	}
 }
 
 func tables(l *listener.Listener) []string {
@@ -117,21 +155,18 @@ func tables(l *listener.Listener) []string {
 
 // sidecar is a sidecar's side of delta ADS. It acknowledges everything.
 type sidecar struct {
-	node     *core.Node
-	names    *names
-	held     [5]map[uint32]uint32 // versions by name, by type
-	asked    [5]map[string]bool
-	bytes    atomic.Int64
-	messages atomic.Int64
-	last     atomic.Int64 // when the last message came, in nanoseconds
-	nacks    atomic.Int64
+	namespace string
+	node      *core.Node
+	registry  *registry
+	held      set    // numbers of resources
+	asked     [5]set // numbers of names, by type
+	bytes     atomic.Int64
+	messages  atomic.Int64
+	last      atomic.Int64 // when the last message came, in nanoseconds
 }
 
-func newSidecar(n *names, i, replicas int) *sidecar {
-	c := &sidecar{names: n}
-	for k := range types {
-		c.held[k] = map[uint32]uint32{}
-	}
+func newSidecar(n *registry, i, replicas int) *sidecar {
+	c := &sidecar{registry: n, namespace: namespaceOf(i / replicas)}
 	service, replica := i/replicas, i%replicas
 	metadata, _ := structpb.NewStruct(map[string]any{
 		"NAMESPACE": namespaceOf(service), "CLUSTER_ID": "Kubernetes", "ISTIO_VERSION": "1.31.0", "INSTANCE_IPS": address(service, replica, replicas), "NAME": podName(service, replica),
@@ -143,40 +178,32 @@ func newSidecar(n *names, i, replicas int) *sidecar {
 	return c
 }
 
+// newRouter is a gateway of the label app: gateway.
+func newRouter(n *registry, i int) *sidecar {
+	c := newSidecar(n, i, replicas)
+	c.node.Id = "router" + strings.TrimPrefix(c.node.Id, "sidecar")
+	c.node.Metadata.Fields["LABELS"] = structpb.NewStructValue(&structpb.Struct{Fields: map[string]*structpb.Value{"app": structpb.NewStringValue("gateway")}})
+	return c
+}
+
 // run connects and follows until the context ends. What is held from before is told, as Envoy does.
-func (c *sidecar) run(ctx context.Context, target string) error {
-	connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
+func (c *sidecar) run(ctx context.Context, target string, options ...grpc.DialOption) error {
+	options = append(options, grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32), grpc.ForceCodecV2(codec{})))
+	connection, err := grpc.NewClient(target, options...)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = connection.Close() }()
-	stream, err := discovery.NewAggregatedDiscoveryServiceClient(connection).DeltaAggregatedResources(ctx)
+	stream, err := connection.NewStream(ctx, &discovery.AggregatedDiscoveryService_ServiceDesc.Streams[1], discovery.AggregatedDiscoveryService_DeltaAggregatedResources_FullMethodName)
 	if err != nil {
 		return err
 	}
-	for k, url := range types {
-		was := c.asked[k]
-		c.asked[k] = map[string]bool{}
-		request := &discovery.DeltaDiscoveryRequest{TypeUrl: url, Node: c.node, InitialResourceVersions: map[string]string{}}
-		for name, version := range c.held[k] {
-			request.InitialResourceVersions[c.names.text(name)] = c.names.text(version)
-		}
-		for name := range was {
-			c.asked[k][name] = true
-			if name != "" {
-				request.ResourceNamesSubscribe = append(request.ResourceNamesSubscribe, name)
-			}
-		}
-		if url != clusterType && url != listenerType && len(was) == 0 {
-			continue // nothing is asked for yet
-		}
-		if err := stream.Send(request); err != nil {
-			return err
-		}
+	if err := c.begin(stream); err != nil {
+		return err
 	}
 	for {
-		response, err := stream.Recv()
-		if err != nil {
+		response := &wireResponse{}
+		if err := stream.RecvMsg(response); err != nil {
 			return err
 		}
 		if err := c.take(stream, response); err != nil {
@@ -185,37 +212,190 @@ func (c *sidecar) run(ctx context.Context, target string) error {
 	}
 }
 
-func (c *sidecar) take(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesClient, response *discovery.DeltaDiscoveryResponse) error {
+// beginning bounds the clients that have first requests in memory: proxies have machines of their own for that.
+var beginning = make(chan struct{}, 64)
+
+func (c *sidecar) begin(stream grpc.ClientStream) error {
+	beginning <- struct{}{}
+	defer func() { <-beginning }()
+	for _, request := range c.first() {
+		if err := stream.SendMsg(request); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// first are the requests that begin a stream.
+func (c *sidecar) first() []*discovery.DeltaDiscoveryRequest {
+	c.registry.mu.Lock()
+	defer c.registry.mu.Unlock()
+	var held [5]map[string]string
+	for k := range held {
+		held[k] = map[string]string{}
+	}
+	c.held.each(func(n int) { r := c.registry.known[n]; held[r.kind][r.name] = r.version })
+	var out []*discovery.DeltaDiscoveryRequest
+	for k, url := range types {
+		request := &discovery.DeltaDiscoveryRequest{TypeUrl: url, Node: c.node, InitialResourceVersions: held[k]}
+		asked := false
+		c.asked[k].each(func(n int) {
+			asked = true
+			if name := c.registry.texts[n]; name != "" {
+				request.ResourceNamesSubscribe = append(request.ResourceNamesSubscribe, name)
+			}
+		})
+		if asked || url == clusterType || url == listenerType { // of others nothing is asked for yet
+			out = append(out, request)
+		}
+	}
+	return out
+}
+
+func (c *sidecar) take(stream grpc.ClientStream, response *wireResponse) error {
 	c.messages.Add(1)
 	c.last.Store(time.Now().UnixNano())
-	k := 0
-	for types[k] != response.TypeUrl {
-		k++
-	}
 	next := map[string]int{clusterType: 1, listenerType: 3, routeType: 4}
-	var ask []string
-	for _, r := range response.Resources {
-		c.bytes.Add(int64(len(r.Resource.GetValue())))
-		c.held[k][c.names.number(r.Name)] = c.names.number(r.Version)
-		for _, name := range c.names.followed(response.TypeUrl, r) {
-			if to := next[response.TypeUrl]; !c.asked[to][name] {
-				c.asked[to][name] = true
-				ask = append(ask, name)
+	kind := slices.Index(types, response.url)
+	if kind < 0 {
+		return fmt.Errorf("a response of type %q", response.url)
+	}
+	ask, leave := c.keep(kind, next[response.url], response)
+	if err := stream.SendMsg(&discovery.DeltaDiscoveryRequest{TypeUrl: response.url, ResponseNonce: response.nonce}); err != nil || len(ask)+len(leave) == 0 {
+		return err
+	}
+	request := &discovery.DeltaDiscoveryRequest{TypeUrl: types[next[response.url]], ResourceNamesSubscribe: ask, ResourceNamesUnsubscribe: leave}
+	if len(ask) > 0 && ask[0] == "" { // virtual hosts are asked for once a stream, without names
+		request.ResourceNamesSubscribe = nil
+	}
+	return stream.SendMsg(request)
+}
+
+// keep notes what a response brings, and returns what is to be asked for of the next type, and what not any more.
+func (c *sidecar) keep(kind, next int, response *wireResponse) (ask, leave []string) {
+	n := c.registry
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	forget := func(kind int, name string) {
+		for _, version := range n.versions[types[kind]+name] {
+			c.held.remove(version)
+		}
+	}
+	drop := func(name string) { forget(kind, name) }
+	for _, r := range response.resources {
+		c.bytes.Add(int64(len(r.value)))
+		number := n.note(kind, r)
+		drop(r.name)
+		c.held.add(number)
+		for _, name := range n.known[number].follows {
+			if !c.asked[next].has(name) {
+				c.asked[next].add(name)
+				ask = append(ask, n.texts[name])
 			}
 		}
 	}
-	for _, name := range response.RemovedResources {
-		delete(c.held[k], c.names.number(name))
+	for _, name := range response.removed {
+		drop(name)
+		if asked := n.nameOf(name); types[kind] == clusterType && c.asked[next].has(asked) { // its endpoints go with it
+			c.asked[next].remove(asked)
+			forget(next, name)
+			leave = append(leave, name)
+		}
 	}
-	if err := stream.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: response.TypeUrl, ResponseNonce: response.Nonce}); err != nil {
-		return err
+	return ask, leave
+}
+
+// check sees that the client holds so much of each type.
+func (c *sidecar) check(t *testing.T, clusters, hosts int) {
+	t.Helper()
+	c.registry.mu.Lock()
+	defer c.registry.mu.Unlock()
+	var count [5]int
+	c.held.each(func(n int) { count[c.registry.known[n].kind]++ })
+	for kind, least := range []int{clusters, clusters, 1, 1, hosts} {
+		if count[kind] < least {
+			t.Fatalf("%s holds %d of %s, want %d at least", c.node.Id, count[kind], types[kind], least)
+		}
 	}
-	if len(ask) == 0 {
+}
+
+// wireResponse is a delta response as far as the clients read it. To decode thousands of full copies would measure the clients.
+type wireResponse struct {
+	url, nonce string
+	resources  []wireResource
+	removed    []string
+}
+
+type wireResource struct {
+	name, version string
+	value         []byte
+}
+
+// codec writes protobuf and reads responses.
+type codec struct{}
+
+func (codec) Name() string { return "proto" }
+
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	return encoding.GetCodecV2("proto").Marshal(v)
+}
+
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	r := v.(*wireResponse)
+	return fields(data.Materialize(), func(field protowire.Number, value []byte) error {
+		switch field { // of DeltaDiscoveryResponse
+		case 2:
+			one := wireResource{}
+			r.resources = append(r.resources, one)
+			return r.resources[len(r.resources)-1].read(value)
+		case 4:
+			r.url = string(value)
+		case 5:
+			r.nonce = string(value)
+		case 6:
+			r.removed = append(r.removed, string(value))
+		}
 		return nil
+	})
+}
+
+func (w *wireResource) read(data []byte) error {
+	return fields(data, func(field protowire.Number, value []byte) error {
+		switch field { // of Resource
+		case 1:
+			w.version = string(value)
+		case 2:
+			return fields(value, func(field protowire.Number, value []byte) error {
+				if field == 2 { // of Any
+					w.value = value
+				}
+				return nil
+			})
+		case 3:
+			w.name = string(value)
+		}
+		return nil
+	})
+}
+
+// fields visits the fields of a message that are texts, bytes or messages.
+func fields(data []byte, visit func(protowire.Number, []byte) error) error {
+	for len(data) > 0 {
+		field, kind, n := protowire.ConsumeTag(data)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		data = data[n:]
+		if n = protowire.ConsumeFieldValue(field, kind, data); n < 0 {
+			return protowire.ParseError(n)
+		}
+		if kind == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(data)
+			if err := visit(field, value); err != nil {
+				return err
+			}
+		}
+		data = data[n:]
 	}
-	request := &discovery.DeltaDiscoveryRequest{TypeUrl: types[next[response.TypeUrl]], ResourceNamesSubscribe: ask}
-	if ask[0] == "" { // virtual hosts are asked for once a stream, without names
-		request.ResourceNamesSubscribe = nil
-	}
-	return stream.Send(request)
+	return nil
 }
