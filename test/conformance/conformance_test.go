@@ -78,7 +78,11 @@ func newBackend(t testing.TB, name string) *backend {
 
 // serve answers requests on a listener until the test ends.
 func (b *backend) serve(t testing.TB, listener net.Listener) {
-	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	protocols := &http.Protocols{}
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	server := &http.Server{ReadHeaderTimeout: time.Second, Protocols: protocols, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		b.hits.Add(1)
 		time.Sleep(time.Duration(b.delay.Load()) * time.Millisecond)
 		if b.fail.Add(-1) >= 0 {
@@ -322,28 +326,36 @@ func ask(client *http.Client, url, host string, headers ...string) (*http.Respon
 // rejections lists what the proxies refused.
 func (m *mesh) rejections(t *testing.T) {
 	t.Helper()
-	response, err := http.Get(m.debug + "/debug/syncz")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = response.Body.Close() }()
-	var proxies []struct {
-		ID    string
-		Types map[string]struct {
-			Rejected int
-			Error    string
-		}
-	}
-	if err := json.NewDecoder(response.Body).Decode(&proxies); err != nil || len(proxies) == 0 {
-		t.Fatalf("syncz: %v, %d proxies", err, len(proxies))
-	}
-	for _, p := range proxies {
+	for _, p := range m.connected(t) {
 		for name, state := range p.Types {
 			if state.Rejected > 0 {
 				t.Errorf("%s rejected %s: %s", p.ID, name, state.Error)
 			}
 		}
 	}
+}
+
+// connectedProxy is what slipwayd says of one.
+type connectedProxy struct {
+	ID    string
+	Types map[string]struct {
+		Rejected int
+		Error    string
+	}
+}
+
+func (m *mesh) connected(t *testing.T) []connectedProxy {
+	t.Helper()
+	response, err := http.Get(m.debug + "/debug/syncz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	var proxies []connectedProxy
+	if err := json.NewDecoder(response.Body).Decode(&proxies); err != nil || len(proxies) == 0 {
+		t.Fatalf("syncz: %v, %d proxies", err, len(proxies))
+	}
+	return proxies
 }
 
 // virtualService is one for reviews.test on the gateway, with the rules given.

@@ -51,6 +51,16 @@ func statusIs(want int) func(*mesh) error {
 	}
 }
 
+// extension adds a filter whose configuration is asked for by its name, and that configuration.
+func extension(value string) string {
+	return envoyFilter(`configPatches:
+- applyTo: EXTENSION_CONFIG
+  patch: {operation: ADD, value: ` + strings.Replace(lua(value), "envoy.filters.http.lua,", "own.lua,", 1) + `}
+- applyTo: HTTP_FILTER
+  match: {context: SIDECAR_OUTBOUND, listener: {filterChain: {` + router + `}}}
+  patch: {operation: INSERT_BEFORE, value: {name: own.lua, config_discovery: {config_source: {ads: {}, resource_api_version: V3}, type_urls: [type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua]}}}`)
+}
+
 const router = "filter: {name: envoy.filters.network.http_connection_manager, subFilter: {name: envoy.filters.http.router}}"
 
 var envoyFilterFeatures = []feature{
@@ -86,6 +96,7 @@ configPatches:
 			}
 			return expect(strings.Contains(response.Header.Get("via"), "patched"), "via is %q", response.Header.Get("via"))
 		}},
+	{name: "EnvoyFilter EXTENSION_CONFIG of a filter that asks for it", proves: "EnvoyFilter.configPatches.applyTo", with: extension("found"), without: extension("other"), check: patched("found")},
 	{name: "EnvoyFilter CLUSTER removed, by service and port", proves: "EnvoyFilter.configPatches.match.cluster.service EnvoyFilter.configPatches.match.cluster.portNumber",
 		with: envoyFilter(`configPatches:
 - applyTo: CLUSTER

@@ -34,6 +34,7 @@ func (m *mesh) prove(t *testing.T, features []feature) {
 		t.Run(f.name, func(t *testing.T) {
 			m.kube.Apply(t, f.with)
 			kubetest.Eventually(t, 20*time.Second, func() error { return f.check(m) })
+			m.sound(t)
 			if f.without == "" {
 				m.kube.Delete(t, f.with)
 			} else {

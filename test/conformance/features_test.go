@@ -84,6 +84,8 @@ var meaningless = []string{
 	"Gateway.servers.defaultEndpoint", "EnvoyFilter.configPatches.patch.filterClass",
 	"Gateway.servers.port.targetPort", "Sidecar.ingress.port.targetPort", "Sidecar.egress.port.targetPort", // of ServiceEntries only
 	"Sidecar.ingress.port.name", "Sidecar.egress.port.name", "Sidecar.ingress.tls.httpsRedirect", // names, and what a sidecar has no use for
+	"WorkloadGroup.template.address",                                       // it is the workload's own
+	"EnvoyFilter.configPatches.match.listener.portName",                    // not implemented there either
 	"EnvoyFilter.configPatches.match.waypoint.", "EnvoyFilter.targetRefs.", // of waypoints, which there are none of
 }
 

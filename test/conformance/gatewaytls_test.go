@@ -206,7 +206,26 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
 	chain, key := outsideCA(t).issue(t, "a.test")
 	byName := secret("a-test", map[string]string{"tls.crt": chain, "tls.key": key}) + "---\n"
 	https := gatewayTLS(t).object("mode: SIMPLE, credentialName: a-test")
+	patched := func(*mesh) error {
+		got, _, err := caller{name: "a.test"}.get(t, atCase)
+		return orErr(err, expect(got.Version == "v2" && got.Headers.Get("x-patched") == "yes", "%q got the headers %v", got.Version, got.Headers))
+	}
+	ofTable := func(match string) string {
+		return byName + https + "---\n" + envoyFilter(`configPatches:
+- applyTo: VIRTUAL_HOST
+  match: {context: GATEWAY, routeConfiguration: {`+match+`}}
+  patch: {operation: MERGE, value: {request_headers_to_add: [{header: {key: x-patched, value: "yes"}}]}}`)
+	}
+	ofName := func(sni string) string {
+		return byName + https + "---\n" + envoyFilter(`configPatches:
+- applyTo: HTTP_FILTER
+  match: {context: GATEWAY, listener: {filterChain: {sni: `+sni+`}}}
+  patch: {operation: INSERT_FIRST, value: `+strings.NewReplacer("on_response", "on_request", "'%s'", "'yes'").Replace(lua("%s"))+`}`)
+	}
 	return []feature{
+		{name: "EnvoyFilter of a server's routes by port name", proves: "EnvoyFilter.configPatches.match.routeConfiguration.portName", with: ofTable("portName: https"), without: ofTable("portName: other"), check: patched},
+		{name: "EnvoyFilter of a Gateway's routes", proves: "EnvoyFilter.configPatches.match.routeConfiguration.gateway", with: ofTable("gateway: default/case"), without: ofTable("gateway: default/another"), check: patched},
+		{name: "EnvoyFilter of a chain by SNI", proves: "EnvoyFilter.configPatches.match.listener.filterChain.sni", with: ofName("a.test"), without: ofName("b.test"), check: patched},
 		{name: "Gateway port name, in the name of its routes", proves: "Gateway.servers.port.name", with: byName + https, without: byName + strings.Replace(https, "name: https", "name: other", 1),
 			check: adminSays("/config_dump?resource=dynamic_listeners&mask=active_state", fmt.Sprintf("https.%d.https.case.default", casePort))},
 		{name: "Gateway TLS PASSTHROUGH by SNI", proves: "Gateway.servers.tls.mode VirtualService.tls.match.sniHosts", check: answersBy(t, "secured", caller{name: "secure.test"}),

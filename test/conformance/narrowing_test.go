@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -30,7 +31,7 @@ func unreachable(address, host string) func(*mesh) error {
 	}
 }
 
-func sidecarObjects(m *mesh) []feature {
+func sidecarObjects(t *testing.T, m *mesh) []feature {
 	const closed = "outboundTrafficPolicy: {mode: REGISTRY_ONLY}"
 	const everything = `{egress: [{hosts: ["*/*"]}], ` + closed + "}"
 	outside := m.pods.outside.Address
@@ -83,7 +84,7 @@ func sidecarObjects(m *mesh) []feature {
 		one("ingress connectionPool", "Sidecar.ingress.connectionPool.tcp.maxConnections Sidecar.ingress.connectionPool.http.http1MaxPendingRequests",
 			"{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 8080, name: http, protocol: HTTP}, connectionPool: "+pool+"}]}", "{workloadSelector: {labels: {version: v1}}, ingress: [{port: {number: 8080, name: http, protocol: HTTP}}]}", crowded),
 	}
-	for _, p := range inboundPools(m) {
+	for _, p := range inboundPools(t, m) {
 		out = append(out, p.features()...)
 	}
 	return out
@@ -115,6 +116,8 @@ type inboundPool struct {
 	name, proves  string // fields below a connection pool
 	with, without string // pools
 	protocol      string // of the port
+	port          string // where it is not the one of the protocol
+	beside        string // further objects
 	check         func(cluster string) func(*mesh) error
 }
 
@@ -128,17 +131,16 @@ func (p inboundPool) features() []feature {
 		for _, field := range strings.Fields(p.proves) {
 			fields = append(fields, place.field+field)
 		}
-		port := "8080"
-		if p.protocol == "TCP" {
-			port = "9008"
+		port := cmp.Or(p.port, map[string]string{"HTTP": "8080", "TCP": "9008"}[p.protocol])
+		object := func(pool string) string {
+			return p.beside + sidecarObject(fmt.Sprintf(place.object, port, p.protocol, pool))
 		}
-		object := func(pool string) string { return sidecarObject(fmt.Sprintf(place.object, port, p.protocol, pool)) }
 		out = append(out, feature{name: place.field + p.name, proves: strings.Join(fields, " "), with: object(p.with), without: object(p.without), check: p.check("cluster.inbound|" + port + "||.")})
 	}
 	return out
 }
 
-func inboundPools(m *mesh) []inboundPool {
+func inboundPools(t *testing.T, m *mesh) []inboundPool {
 	v1, plain := m.pods.v1, m.pods.plain
 	grows := func(p *nettest.Pod, stat string, least, most int, do func(*mesh) error) func(*mesh) error {
 		return func(m *mesh) error {
@@ -167,8 +169,42 @@ func inboundPools(m *mesh) []inboundPool {
 			return nil
 		}
 	}
+	hangs := func(port string) func(*mesh) error { // a request that nobody answers ends soon
+		return func(m *mesh) error {
+			response, _, err := m.fromWithin(1500*time.Millisecond, plain, v1.Address+":"+port, "reviews", "/")
+			return orErr(err, expect(response != nil && response.StatusCode == http.StatusServiceUnavailable, "answered %v", response))
+		}
+	}
+	fullPort := v1.Full(t)
 	const many = 1 << 30
 	return []inboundPool{
+		{name: "http.useClientProtocol", proves: "http.useClientProtocol", protocol: "HTTP", with: "{http: {useClientProtocol: true, maxRequestsPerConnection: 1}}", without: "{http: {maxRequestsPerConnection: 1}}",
+			check: func(c string) func(*mesh) error {
+				return grows(v1, c+"upstream_cx_http2_total", 1, many, func(*mesh) error { return h2c(plain, v1.Address+":8080") })
+			}},
+		{name: "http.maxConcurrentStreams", proves: "http.maxConcurrentStreams", protocol: "HTTP", with: "{http: {h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 1, idleTimeout: 0.2s}}", without: "{http: {h2UpgradePolicy: UPGRADE, idleTimeout: 0.2s}}",
+			check: func(c string) func(*mesh) error {
+				return grows(v1, c+"upstream_cx_http2_total", 6, many, func(m *mesh) error { crowd(m, 12); return nil })
+			}},
+		{name: "http.maxRetries", proves: "http.maxRetries", protocol: "HTTP", with: "{http: {maxRetries: 1}}", without: "{http: {maxRetries: 1000}}",
+			beside: envoyFilter(`configPatches:
+- applyTo: HTTP_ROUTE
+  match: {context: SIDECAR_INBOUND}
+  patch: {operation: MERGE, value: {route: {retry_policy: {retry_on: 5xx, num_retries: 3}}}}`) + "---\n", // the sidecar itself tries again only what has not begun
+			check: func(c string) func(*mesh) error {
+				return grows(v1, c+"upstream_rq_retry_overflow", 1, many, func(m *mesh) error {
+					return m.failing("v1", func() error { crowd(m, 12); return nil })
+				})
+			}},
+		{name: "http.http2KeepAlive", proves: "http.http2KeepAlive.interval http.http2KeepAlive.timeout", protocol: "HTTP", port: "9008", with: "{http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 0.2s, timeout: 0.2s}}}",
+			without: "{http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 60s, timeout: 0.2s}}}", check: func(c string) func(*mesh) error { return hangs("9008") }},
+		{name: "tcp.connectTimeout", proves: "tcp.connectTimeout", protocol: "HTTP", port: fullPort, with: "{tcp: {connectTimeout: 0.2s}}", without: "{tcp: {connectTimeout: 4s}}", check: func(string) func(*mesh) error { return hangs(fullPort) }},
+		{name: "tcp.tcpKeepalive", proves: "tcp.tcpKeepalive.probes tcp.tcpKeepalive.time tcp.tcpKeepalive.interval", protocol: "TCP", with: "{tcp: {tcpKeepalive: {probes: 1, time: 1s, interval: 1s}}}", without: "{tcp: {tcpKeepalive: {probes: 9, time: 2s, interval: 75s}}}",
+			check: func(string) func(*mesh) error {
+				return func(*mesh) error {
+					return noticesDeath(plain, v1.Address+":9008", func() { v1.Run(t, "ip link set lo down") }, func() { v1.Run(t, "ip link set lo up") })
+				}
+			}},
 		{name: "http.maxRequestsPerConnection", proves: "http.maxRequestsPerConnection", protocol: "HTTP", with: "{http: {maxRequestsPerConnection: 1}}", without: "{http: {maxRequestsPerConnection: 0}}",
 			check: func(c string) func(*mesh) error { return grows(v1, c+"upstream_cx_total", 6, 6, asked(6)) }},
 		{name: "http.idleTimeout", proves: "http.idleTimeout", protocol: "HTTP", with: "{http: {idleTimeout: 0.2s}}", without: "{http: {idleTimeout: 60s}}", check: func(c string) func(*mesh) error {
@@ -191,11 +227,16 @@ func inboundPools(m *mesh) []inboundPool {
 
 // crowded checks that some of many requests at once to v1 are refused by its proxy.
 func crowded(m *mesh) error {
+	return expect(crowd(m, 8) > 0, "no request was refused")
+}
+
+// crowd sends requests to v1 at once, each of which takes a while, and says how many its proxy refused.
+func crowd(m *mesh, n int) int64 {
 	m.backends["v1"].delay.Store(300)
 	defer m.backends["v1"].delay.Store(0)
 	var refused atomic.Int64
 	var group sync.WaitGroup
-	for range 8 {
+	for range n {
 		group.Go(func() {
 			if response, _, err := m.from(m.pods.plain, m.pods.v1.Address+":8080", "reviews", "/"); err == nil && response.StatusCode == http.StatusServiceUnavailable {
 				refused.Add(1)
@@ -203,7 +244,7 @@ func crowded(m *mesh) error {
 		})
 	}
 	group.Wait()
-	return expect(refused.Load() > 0, "no request was refused")
+	return refused.Load()
 }
 
 // endsSoon checks that a connection on which nothing happens is closed before two seconds are over.

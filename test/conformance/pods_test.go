@@ -46,6 +46,10 @@ metadata: {name: client, labels: {topology.kubernetes.io/region: north, topology
 ---
 apiVersion: v1
 kind: Node
+metadata: {name: client-twin, labels: {topology.kubernetes.io/region: north, topology.kubernetes.io/zone: b}}
+---
+apiVersion: v1
+kind: Node
 metadata: {name: v1, labels: {topology.kubernetes.io/region: east, topology.kubernetes.io/zone: a}}
 ---
 apiVersion: v1
@@ -80,6 +84,13 @@ spec:
   - {name: unnamed-tcp, port: 9002, targetPort: 9002}
   - {name: tcp-echo, port: 9003, targetPort: 9002}
   - {name: https, port: 443, targetPort: 9443}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: client}
+spec:
+  selector: {app: client}
+  ports: [{name: http, port: 7070, targetPort: 7070}]
 ---
 apiVersion: v1
 kind: Service
@@ -123,7 +134,7 @@ func startPods(t *testing.T) *mesh {
 		m.backends[p.Name] = serveAll(t, p)
 	}
 	m.register(t, m.pods.plain, "default", `{app: legacy, version: plain}`)
-	m.inject(t, m.pods.client, "default", `{app: client, tier: front}`)
+	m.injectWith(t, m.pods.client, "default", `{app: client, tier: front, topology.kubernetes.io/region: north, topology.kubernetes.io/zone: a}`, []string{"ENABLE_SELF_DISCOVERY=true"})
 	m.inject(t, m.pods.other, "other", `{app: other}`, "-x", m.pods.outside.Address+"/32")
 	m.inject(t, m.pods.v1, "default", `{app: reviews, version: v1}`)
 	m.inject(t, m.pods.v2, "default", `{app: reviews, version: v2}`)
@@ -131,6 +142,7 @@ func startPods(t *testing.T) *mesh {
 	m.endpoints(t, "headless", m.pods.v1, m.pods.v2)
 	m.endpoints(t, "legacy", m.pods.plain)
 	m.endpoints(t, "echo", m.pods.v1, m.pods.v2)
+	m.endpoints(t, "client", m.pods.client, &nettest.Pod{Name: "client-twin", Address: "10.77.0.99"}) // which is in another zone
 	for _, p := range []*nettest.Pod{m.pods.client, m.pods.other, m.pods.v1, m.pods.v2} {
 		kubetest.Eventually(t, 30*time.Second, func() error {
 			response, _, err := m.from(p, "127.0.0.1:15021", "localhost", "/healthz/ready")

@@ -272,11 +272,14 @@ func closes(m *mesh, _ string) error {
 }
 
 // h2c calls reviews in HTTP/2 without TLS.
-func (m *mesh) h2c() error {
+func (m *mesh) h2c() error { return h2c(m.pods.client, reviewsIP+":80") }
+
+// h2c sends a request in HTTP/2 without TLS.
+func h2c(from *nettest.Pod, address string) error {
 	protocols := &http.Protocols{}
 	protocols.SetUnencryptedHTTP2(true)
 	transport := &http.Transport{Protocols: protocols, DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-		return m.pods.client.Dial(ctx, network, reviewsIP+":80")
+		return from.Dial(ctx, network, address)
 	}}
 	defer transport.CloseIdleConnections()
 	_, _, err := ask(&http.Client{Timeout: 5 * time.Second, Transport: transport}, "http://reviews/", "reviews")
@@ -296,6 +299,24 @@ func policies(t *testing.T, m *mesh) []policy {
 	echo := target{host: "echo.default.svc.cluster.local"}
 	warm := func(endpoints string) target {
 		return target{"warm.test", "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: warm}\nspec: {hosts: [warm.test], addresses: [10.88.2.5], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 80, name: http, protocol: HTTP}], endpoints: [" + endpoints + "]}\n---\n"}
+	}
+	zone := func(setting string) string {
+		return "loadBalancer: {simple: ROUND_ROBIN, zoneAwareLbSetting: {" + setting + "}}"
+	}
+	placed := func(one, two string) target {
+		return target{"placed.test", fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: placed}\nspec: {hosts: [placed.test], addresses: [10.88.2.8], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 80, name: http, protocol: HTTP}], "+
+			"endpoints: [{address: %[1]s, ports: {http: 8080}, locality: %[2]s, labels: {version: v1}}, {address: %[1]s, ports: {http: 8081}, locality: %[3]s, labels: {version: v2}}]}\n---\n", m.pods.outside.Address, one, two)}
+	}
+	zones, regions := placed("north/a", "north/b"), placed("east/a", "west/b")
+	onlyPort := func(want string) func(*mesh, string) error {
+		return func(m *mesh, _ string) error {
+			for range 12 {
+				if _, got, err := m.from(m.pods.client, "10.88.2.8:80", "placed.test", "/"); err != nil || got.Port != want {
+					return orErr(err, fmt.Errorf("port %s answers", got.Port))
+				}
+			}
+			return nil
+		}
 	}
 	first := fmt.Sprintf("{address: %s, ports: {http: 8080}}", m.pods.outside.Address)
 	second := fmt.Sprintf("{address: %s, ports: {http: 8081}}", m.pods.outside.Address)
@@ -369,6 +390,10 @@ func policies(t *testing.T, m *mesh) []policy {
 			}},
 		{name: "locality switched off", proves: "loadBalancer.localityLbSetting.enabled", with: evenly[:len(evenly)-1] + ", localityLbSetting: {enabled: false, failoverPriority: [version=v2]}}, " + outlier + "}", without: evenly[:len(evenly)-1] + ", localityLbSetting: {failoverPriority: [version=v2]}}, " + outlier + "}",
 			check: func(m *mesh, _ string) error { return alternate(m) }},
+		{name: "zone-aware", proves: "loadBalancer.zoneAwareLbSetting.enabled", with: zone("enabled: true, minClusterSize: 1"), without: zone("enabled: false, minClusterSize: 1"), target: zones, check: onlyPort("8080")},
+		{name: "zone-aware of few endpoints", proves: "loadBalancer.zoneAwareLbSetting.minClusterSize", with: zone("enabled: true, minClusterSize: 1"), without: zone("enabled: true"), target: zones, check: onlyPort("8080")},
+		{name: "zone-aware failover", proves: "loadBalancer.zoneAwareLbSetting.failover.from loadBalancer.zoneAwareLbSetting.failover.to", with: zone("enabled: true, failover: [{from: north, to: west}]"), without: zone("enabled: true"), target: regions, check: onlyPort("8081")},
+		{name: "zone-aware failoverPriority", proves: "loadBalancer.zoneAwareLbSetting.failoverPriority", with: zone("enabled: true, failoverPriority: [version=v2]"), without: zone("enabled: true"), target: zones, check: onlyPort("8081")},
 		{name: "maxConnections", proves: "connectionPool.tcp.maxConnections connectionPool.http.http1MaxPendingRequests", with: "connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}", check: refuses},
 		{name: "http2MaxRequests", proves: "connectionPool.http.http2MaxRequests", with: "connectionPool: {http: {http2MaxRequests: 1}}", check: refuses},
 		{name: "maxRetries", proves: "connectionPool.http.maxRetries", with: "connectionPool: {http: {maxRetries: 1}}", routes: "retries: {attempts: 3, retryOn: 5xx}", check: overflows},
@@ -404,7 +429,9 @@ func policies(t *testing.T, m *mesh) []policy {
 		{name: "maxConnectionDuration", proves: "connectionPool.tcp.maxConnectionDuration", with: "connectionPool: {tcp: {maxConnectionDuration: 0.5s}}", target: echo, check: closes},
 		{name: "tcpKeepalive", proves: "connectionPool.tcp.tcpKeepalive.probes connectionPool.tcp.tcpKeepalive.time connectionPool.tcp.tcpKeepalive.interval", with: "connectionPool: {tcp: {tcpKeepalive: {probes: 1, time: 1s, interval: 1s}}}", without: "connectionPool: {tcp: {tcpKeepalive: {probes: 9, time: 2s, interval: 75s}}}",
 			target: target{"quiet.test", fmt.Sprintf("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: quiet}\nspec: {hosts: [quiet.test], addresses: [10.88.2.7], resolution: STATIC, location: MESH_EXTERNAL, ports: [{number: 80, name: tcp, protocol: TCP, targetPort: 9008}], endpoints: [{address: %s}]}\n---\n", m.pods.outside.Address)},
-			check:  func(m *mesh, cluster string) error { return noticesDeath(t, m, "10.88.2.7:80") }},
+			check: func(m *mesh, cluster string) error {
+				return noticesDeath(m.pods.client, "10.88.2.7:80", func() { m.pods.outside.Cut(t) }, func() { m.pods.outside.Join(t) })
+			}},
 		{name: "http2KeepAlive", proves: "connectionPool.http.http2KeepAlive.interval connectionPool.http.http2KeepAlive.timeout", with: "connectionPool: {http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 0.2s, timeout: 0.2s}}}", without: "connectionPool: {http: {h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 60s, timeout: 0.2s}}}",
 			check: func(m *mesh, cluster string) error {
 				if err := requests(m, 2); err != nil { // Envoy counts from the first on
@@ -483,10 +510,10 @@ func told(m *mesh) target {
 }
 
 // noticesDeath holds if a connection ends soon after the server's machine has died.
-func noticesDeath(t *testing.T, m *mesh, address string) error {
+func noticesDeath(from *nettest.Pod, address string, die, rise func()) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	connection, err := m.pods.client.Dial(ctx, "tcp", address)
+	connection, err := from.Dial(ctx, "tcp", address)
 	if err != nil {
 		return err
 	}
@@ -495,8 +522,8 @@ func noticesDeath(t *testing.T, m *mesh, address string) error {
 		return err
 	}
 	time.Sleep(200 * time.Millisecond) // the server has it
-	m.pods.outside.Cut(t)
-	defer m.pods.outside.Join(t)
+	die()
+	defer rise()
 	_ = connection.SetReadDeadline(time.Now().Add(4 * time.Second))
 	_, err = connection.Read(make([]byte, 1))
 	var timeout net.Error

@@ -76,6 +76,29 @@ func TestRejection(t *testing.T) {
 	kubetest.Eventually(t, 10*time.Second, told("True", "Accepted"))
 }
 
+// TestProgress: where it is asked for, an object's status says how many proxies hold what it makes, and since when all do.
+func TestProgress(t *testing.T) {
+	t.Setenv("PILOT_ENABLE_STATUS", "true")
+	m := start(t)
+	says := func(want string) func() error {
+		return func() error {
+			object := &unstructured.Unstructured{Object: map[string]any{"apiVersion": "networking.istio.io/v1", "kind": "VirtualService"}}
+			if err := m.kube.Client.Get(t.Context(), client.ObjectKey{Namespace: "default", Name: "case"}, object); err != nil {
+				return err
+			}
+			conditions, _, _ := unstructured.NestedSlice(object.Object, "status", "conditions")
+			text := fmt.Sprint(conditions)
+			return expect(len(conditions) == 1 && strings.Contains(text, want) && strings.Contains(text, fmt.Sprintf("observedGeneration:%d", object.GetGeneration())), "generation %d: %s", object.GetGeneration(), text)
+		}
+	}
+	m.kube.Apply(t, virtualService("- directResponse: {status: 202}"))
+	kubetest.Eventually(t, 20*time.Second, says("message:1 of 1 proxies hold it"))
+	m.kube.Apply(t, virtualService("- directResponse: {status: 203}"))
+	kubetest.Eventually(t, 20*time.Second, says("message:1 of 1 proxies hold it"))
+	m.kube.Apply(t, virtualService("- match: [{uri: {regex: '"+tooLarge+"'}}]\n  directResponse: {status: 418}"))
+	kubetest.Eventually(t, 20*time.Second, says("reason:Rejected"))
+}
+
 // rejected is what the control plane says that proxies do not take.
 func (m *mesh) rejected() ([]struct{ Name, Owner, Error string }, error) {
 	response, err := http.Get(m.debug + "/debug/rejections")

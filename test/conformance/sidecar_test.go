@@ -4,9 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/slipway-mesh/slipway/test/kubetest"
 	"github.com/slipway-mesh/slipway/test/nettest"
 )
 
@@ -175,7 +178,7 @@ func TestSidecar(t *testing.T) {
 	m.prove(t, serviceEntries(t, m))
 	m.prove(t, workloads(t, m))
 	m.prove(t, l4Rules())
-	m.prove(t, sidecarObjects(m))
+	m.prove(t, sidecarObjects(t, m))
 	m.prove(t, sidecarTLS(t, m).features(t))
 	m.rejections(t)
 	t.Run("a pod without a sidecar is called in plain text", func(t *testing.T) {
@@ -188,5 +191,18 @@ func TestSidecar(t *testing.T) {
 		if err != nil || !strings.HasPrefix(got.From, "127.0.0.6:") {
 			t.Errorf("called from %s (%v)", got.From, err)
 		}
+	})
+	t.Run("the agent ends when its pod says that it is done", func(t *testing.T) {
+		p := m.pods.other
+		p.Run(t, filepath.Join(p.Dir(), "slipway-agent")+" request --debug-port=15020 POST quitquitquit")
+		kubetest.Eventually(t, 15*time.Second, func() error { // it drains first
+			for _, port := range []string{"15000", "15020"} {
+				if connection, err := p.Dial(t.Context(), "tcp", "127.0.0.1:"+port); err == nil {
+					_ = connection.Close()
+					return fmt.Errorf("port %s is open", port)
+				}
+			}
+			return nil
+		})
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -126,7 +127,7 @@ func (p *Pod) Dir() string { return p.dir }
 // Write puts a file into the pod, readable for all.
 func (p *Pod) Write(t testing.TB, path, text string) {
 	t.Helper()
-	inside := fmt.Sprintf("/proc/%d/root%s", p.pid, path)
+	inside := p.Path(path)
 	if err := os.MkdirAll(filepath.Dir(inside), 0o777); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +139,7 @@ func (p *Pod) Write(t testing.TB, path, text string) {
 // Mkdir makes a folder in the pod that everybody there can write to.
 func (p *Pod) Mkdir(t testing.TB, path string) {
 	t.Helper()
-	inside := fmt.Sprintf("/proc/%d/root%s", p.pid, path)
+	inside := p.Path(path)
 	if err := os.MkdirAll(inside, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -161,11 +162,11 @@ func (p *Pod) Run(t testing.TB, line string) {
 	}
 }
 
-// Start starts a program in the pod as a user, with only this environment, and ends it with the test.
-func (p *Pod) Start(t testing.TB, uid int, environment []string, words ...string) {
+// Start starts a program in the pod as a user, with only this environment, and ends it with the test, or when it is told to.
+func (p *Pod) Start(t testing.TB, uid int, environment []string, words ...string) (kill func()) {
 	t.Helper()
 	line := p.command(uid, append(append([]string{"env", "-i"}, environment...), words...)...)
-	kubetest.Process(t, p.dir, filepath.Base(words[0]), line[0], line[1:]...)
+	return kubetest.Process(t, p.dir, filepath.Base(words[0]), line[0], line[1:]...)
 }
 
 // do runs a function on a thread that is in the pod's network.
@@ -224,6 +225,35 @@ func (p *Pod) Listen(t testing.TB, address string) net.Listener {
 	return listener
 }
 
+// Full listens inside the pod at a port that takes no connection any more: whoever tries gets no answer.
+func (p *Pod) Full(t testing.TB) (port string) {
+	t.Helper()
+	p.do(t, func() error {
+		socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { _ = unix.Close(socket) })
+		if err := unix.Bind(socket, &unix.SockaddrInet4{}); err != nil {
+			return err
+		}
+		if err := unix.Listen(socket, 0); err != nil {
+			return err
+		}
+		name, err := unix.Getsockname(socket)
+		if err != nil {
+			return err
+		}
+		port = strconv.Itoa(name.(*unix.SockaddrInet4).Port)
+		waiting, err := net.Dial("tcp", "127.0.0.1:"+port) // the one that there is room for
+		if err == nil {
+			t.Cleanup(func() { _ = waiting.Close() })
+		}
+		return err
+	})
+	return port
+}
+
 // ListenPacket listens for UDP inside the pod until the test ends.
 func (p *Pod) ListenPacket(t testing.TB, address string) net.PacketConn {
 	t.Helper()
@@ -236,8 +266,11 @@ func (p *Pod) ListenPacket(t testing.TB, address string) net.PacketConn {
 	return packets
 }
 
+// Path is where the host finds a file of the pod.
+func (p *Pod) Path(path string) string { return fmt.Sprintf("/proc/%d/root%s", p.pid, path) }
+
 // Read returns what is in a file of the pod; nothing if there is none.
 func (p *Pod) Read(path string) string {
-	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/root%s", p.pid, path))
+	text, _ := os.ReadFile(p.Path(path))
 	return string(text)
 }
