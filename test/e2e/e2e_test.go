@@ -60,6 +60,7 @@ func TestStory(t *testing.T) {
 		{"every proxy is in step", w.proxyStatus},
 		{"proxy-config and route", w.explained},
 		{"describe and bug-report", w.reported},
+		{"the page, in a browser", w.pageShown},
 		{"plan, diff, verify and explain", w.plan},
 		{"a second operator takes over", w.secondOperator},
 		{"L3 the customised resource", w.customised},

@@ -144,7 +144,7 @@ func (w *world) explained(t *testing.T) {
 	if !strings.Contains(out, "reviews.default.svc.cluster.local") || !strings.Contains(out, "reviews.default\n") {
 		t.Errorf("proxy-config cluster: %s", out)
 	}
-	for _, part := range []string{"listener", "route", "endpoint", "secret"} {
+	for _, part := range []string{"listener", "route", "endpoint", "secret", "all"} {
 		if out := w.slipway(t, "proxy-config", part, "deploy/productpage-v1.default"); strings.Count(out, "\n") < 2 {
 			t.Errorf("proxy-config %s: %s", part, out)
 		}

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -219,17 +220,24 @@ func (w *world) phase(t *testing.T, name, want string) {
 func (w *world) keepAsking(t *testing.T) (stop func() (asked, failed int64)) {
 	t.Helper()
 	url := w.page(t)
-	var asked, failed atomic.Int64
+	var asked int64
+	var lost []string // the requests' agents
+	var slowest time.Duration
 	var ending atomic.Bool
 	done := make(chan struct{})
 	t.Cleanup(func() { ending.Store(true); <-done })
 	go func() {
 		defer close(done)
 		for !ending.Load() {
-			asked.Add(1)
-			if code, body, err := get(url); err != nil || code != 200 {
-				failed.Add(1)
-				t.Logf("%s: %d %v %.100s", time.Now().Format(time.TimeOnly), code, err, body)
+			asked++
+			// Bookinfo's parts pass the agent on, and all proxies log it.
+			agent, begun := fmt.Sprintf("\"asking/%d\"", asked), time.Now()
+			code, body, err := get(url, "User-Agent", strings.Trim(agent, `"`))
+			took := time.Since(begun)
+			slowest = max(slowest, took)
+			if err != nil || code != 200 {
+				lost = append(lost, agent)
+				t.Logf("%s: %s, %d after %v: %v %.100s", begun.Format(time.TimeOnly), agent, code, took, err, body)
 			}
 			time.Sleep(20 * time.Millisecond)
 		}
@@ -237,7 +245,29 @@ func (w *world) keepAsking(t *testing.T) (stop func() (asked, failed int64)) {
 	return func() (int64, int64) {
 		ending.Store(true)
 		<-done
-		return asked.Load(), failed.Load()
+		t.Logf("the slowest of %d requests took %v", asked, slowest)
+		w.tellOf(t, lost)
+		return asked, int64(len(lost))
+	}
+}
+
+// tellOf logs what the proxies that are still there noted of requests by these agents.
+func (w *world) tellOf(t *testing.T, agents []string) {
+	t.Helper()
+	if len(agents) == 0 {
+		return
+	}
+	for _, pod := range strings.Fields(w.kubectl(t, "get", "pods", "-A", "-l", "service.istio.io/canonical-name", "-o", "jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name} {end}")) {
+		namespace, name, _ := strings.Cut(pod, "/")
+		out, err := w.try(time.Minute, "", w.node, "kubectl", "logs", "-n", namespace, name, "-c", "istio-proxy")
+		if err != nil {
+			continue // it has no proxy, or is gone
+		}
+		for line := range strings.Lines(out) {
+			if slices.ContainsFunc(agents, func(agent string) bool { return strings.Contains(line, agent) }) {
+				t.Logf("%s: %s", pod, line)
+			}
+		}
 	}
 }
 

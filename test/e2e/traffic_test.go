@@ -342,8 +342,7 @@ func (w *world) mutualTLS(t *testing.T) {
 
 // noRejections asks the control plane what the proxies said to all that has been sent so far.
 func (w *world) noRejections(t *testing.T) {
-	ip := w.kubectl(t, "get", "pods", "-n", "istio-system", "-l", "app=istiod", "-o", "jsonpath={.items[0].status.podIP}")
-	out := w.run(t, time.Minute, "nsenter", "--net=/run/netns/slipway-"+clusterName, "curl", "-s", "-m", "5", "http://"+ip+":8080/debug/syncz")
+	out := w.slipway(t, "proxy-status", "-o", "json")
 	var proxies []struct {
 		ID    string
 		VHDS  bool
@@ -353,7 +352,7 @@ func (w *world) noRejections(t *testing.T) {
 		}
 	}
 	if err := json.Unmarshal([]byte(out), &proxies); err != nil || len(proxies) < 7 {
-		t.Fatalf("syncz: %v: %s", err, out)
+		t.Fatalf("proxy-status: %v: %s", err, out)
 	}
 	for _, p := range proxies {
 		if !p.VHDS {
