@@ -37,17 +37,19 @@ test-unit: ## the tests that need neither root nor a cluster
 	go test $$(go list ./... | grep -v -e /test/e2e)
 
 .PHONY: test-long
-test-long: ## fuzzing
+test-long: ## fuzzing, and slipwayd under changes and reconnects: what it holds, and data races
 	go test -run '^$$' -fuzz FuzzSetPath -fuzztime 60s ./internal/install/manifest
 	go test -run '^$$' -fuzz FuzzParseSet -fuzztime 60s ./internal/install/manifest
 	go test -run '^$$' -fuzz FuzzPatch -fuzztime 60s ./internal/discovery/envoy/patch
 	go test -run '^$$' -fuzz FuzzUnmarshal -fuzztime 30s ./internal/nametable
 	go test -run '^$$' -fuzz FuzzObjects -fuzztime 60s ./test/golden
 	go test -run TestRandomObjects -count=1 -timeout 30m ./test/golden -seeds 40000
+	go test -tags bench -run 'TestSteady|TestRace' -count=1 -timeout 60m -v ./test/bench
 
 .PHONY: bench
-bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid, PROFILES=DIR for heap profiles
-	go test -tags bench -count=1 -timeout 60m -v ./test/bench
+bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid, SIZES=1000x500,.. for some, PROFILES=DIR for heap profiles, MESHLOAD=PATH to let that drive too
+	go test -tags bench -run 'TestBench$(if $(MESHLOAD),|TestMeshload)' -count=1 -timeout 60m -v ./test/bench
+	go test -tags bench -run TestCost -count=1 -timeout 20m -v ./test/conformance
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
 .PHONY: lint
