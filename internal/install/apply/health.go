@@ -24,13 +24,14 @@ type Health struct {
 
 // Unready returns those of the objects that are not ready yet, in order.
 func (c Cluster) Unready(ctx context.Context, objects []Object) ([]Health, error) {
+	floors := autoscalerFloors(objects)
 	var all []Health
 	for _, object := range objects {
 		var health *Health
 		var err error
 		switch object.GetKind() {
 		case "Deployment":
-			health, err = c.deploymentHealth(ctx, object)
+			health, err = c.deploymentHealth(ctx, object, floors)
 		case "StatefulSet", "DaemonSet":
 			health, err = c.liveHealth(ctx, object, setHealth)
 		case crd:
@@ -49,7 +50,26 @@ func (c Cluster) Unready(ctx context.Context, objects []Object) ([]Health, error
 	return all, nil
 }
 
-func (c Cluster) deploymentHealth(ctx context.Context, object Object) (*Health, error) {
+// autoscalerFloors are the fewest replicas that the autoscalers among the objects keep, by the Deployment that they scale.
+func autoscalerFloors(objects []Object) map[client.ObjectKey]int32 {
+	floors := map[client.ObjectKey]int32{}
+	for _, object := range objects {
+		if object.GetKind() != "HorizontalPodAutoscaler" {
+			continue
+		}
+		name, _, _ := unstructured.NestedString(object.Object, "spec", "scaleTargetRef", "name")
+		floor, set, _ := unstructured.NestedInt64(object.Object, "spec", "minReplicas")
+		if !set {
+			floor = 1
+		}
+		floors[client.ObjectKey{Namespace: object.GetNamespace(), Name: name}] = int32(floor) //nolint:gosec // the API server knows it as an int32
+	}
+	return floors
+}
+
+// deploymentHealth asks for the replicas that the Deployment is to have. What an autoscaler adds to its fewest is there
+// for a load and is no part of the installation: where the nodes have no room for it, the installation is healthy.
+func (c Cluster) deploymentHealth(ctx context.Context, object Object, floors map[client.ObjectKey]int32) (*Health, error) {
 	deployment := &appsv1.Deployment{}
 	err := c.Client.Get(ctx, client.ObjectKeyFromObject(object), deployment)
 	if apierrors.IsNotFound(err) {
@@ -61,6 +81,9 @@ func (c Cluster) deploymentHealth(ctx context.Context, object Object) (*Health, 
 	want := int32(1)
 	if deployment.Spec.Replicas != nil {
 		want = *deployment.Spec.Replicas
+	}
+	if floor, scaled := floors[client.ObjectKeyFromObject(object)]; scaled {
+		want = min(want, floor)
 	}
 	status := deployment.Status
 	switch {

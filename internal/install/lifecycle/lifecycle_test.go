@@ -257,10 +257,28 @@ func settledWritesNothing(t *testing.T, server *kubetest.Server) {
 	if n := count.Load(); n != 0 {
 		t.Errorf("%d writes after an autoscaler changed the replicas", n)
 	}
+	scaleBeyond(t, server.Client)
+	if report, err := in.Install(ctx, settledTarget); err != nil || !report.Healthy() {
+		t.Errorf("not healthy while an autoscaler waits for more than its fewest: %v %+v", err, report)
+	}
 	patch(t, server.Client, "admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "istio-sidecar-injector",
 		`[{"op":"remove","path":"/webhooks/0/clientConfig/caBundle"}]`)
 	if report, err := in.Install(ctx, settledTarget); err != nil || report.Healthy() {
 		t.Errorf("healthy while nobody can be injected: %v", err)
+	}
+}
+
+// scaleBeyond plays an autoscaler that asks for more of istiod's replicas than the nodes have room for.
+func scaleBeyond(t *testing.T, kube client.Client) {
+	t.Helper()
+	patch(t, kube, "apps/v1", "Deployment", "istiod", `{"spec":{"replicas":5}}`)
+	istiod := &appsv1.Deployment{}
+	if err := kube.Get(ctx, client.ObjectKey{Namespace: mesh.Namespace, Name: "istiod"}, istiod); err != nil {
+		t.Fatal(err)
+	}
+	istiod.Status = appsv1.DeploymentStatus{ObservedGeneration: istiod.Generation, Replicas: 5, UpdatedReplicas: 5, ReadyReplicas: 3, AvailableReplicas: 3}
+	if err := kube.Status().Update(ctx, istiod); err != nil {
+		t.Fatal(err)
 	}
 }
 
