@@ -20,6 +20,7 @@ import (
 
 	"github.com/slipway-mesh/slipway/controllers"
 	"github.com/slipway-mesh/slipway/internal/identity"
+	"github.com/slipway-mesh/slipway/internal/identity/ca"
 )
 
 // webhookName is that of the ValidatingWebhookConfiguration and of the Service, as the chart says.
@@ -38,12 +39,12 @@ func webhookServer(ctx context.Context, o options) (webhook.Server, []byte, erro
 	if err != nil {
 		return nil, nil, err
 	}
-	made, err := identity.LoadOrCreate(ctx, kube, o.leaderNamespace, "cluster.local", "")
+	made, err := ca.Store{Kube: kube, Namespace: o.leaderNamespace, TrustDomain: "cluster.local"}.Load(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the webhook's authority: %w", err)
 	}
 	name := webhookName + "." + o.leaderNamespace + ".svc"
-	serving := &identity.Serving{Authority: made, Names: []string{name, name + ".cluster.local"},
+	serving := &ca.Serving{Authorities: ca.NewKeeper(made), Names: []string{name, name + ".cluster.local"},
 		ID: identity.ID{TrustDomain: "cluster.local", Namespace: o.leaderNamespace, Account: webhookName}}
 	return webhook.NewServer(webhook.Options{Port: o.webhookPort, TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 		c.GetCertificate = serving.Certificate

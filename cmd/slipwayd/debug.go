@@ -22,6 +22,7 @@ func (p *plane) debugRoutes() http.Handler {
 	mux.HandleFunc("GET /debug/reach/{kind}/{namespace}/{name}", p.tellReach)
 	mux.HandleFunc("GET "+partPath, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.engine.Part()) })
 	mux.HandleFunc("GET /debug/config_dump", p.tellConfig)
+	mux.HandleFunc("GET "+rootsPath, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, p.rootsReport()) })
 	for path, profile := range map[string]http.HandlerFunc{"": pprof.Index, "profile": pprof.Profile, "trace": pprof.Trace, "symbol": pprof.Symbol} {
 		mux.HandleFunc("GET /debug/pprof/"+path, onlyLocal(profile))
 	}

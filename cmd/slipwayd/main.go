@@ -31,6 +31,7 @@ import (
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
 	"github.com/slipway-mesh/slipway/internal/discovery/traffic"
 	"github.com/slipway-mesh/slipway/internal/identity"
+	"github.com/slipway-mesh/slipway/internal/identity/ca"
 )
 
 func main() {
@@ -72,6 +73,11 @@ func run(ctx context.Context, args []string) error {
 	for _, serve := range []func(context.Context) error{p.servePlain, p.serveSecure, p.serveHTTP, p.serveMetrics, p.serveWebhooks} {
 		group.Go(func() error { return serve(ctx) })
 	}
+	group.Go(func() error { return p.store.Follow(ctx, p.authority) })
+	group.Go(func() error {
+		p.tellRoots(ctx)
+		return nil
+	})
 	group.Go(func() error { return p.lead(ctx) })
 	group.Go(func() error {
 		p.reporter.Run(ctx)
@@ -89,9 +95,10 @@ type plane struct {
 	options   options
 	kube      kubernetes.Interface
 	registry  *prometheus.Registry
-	authority *identity.Authority
-	callers   *identity.Callers
-	serving   *identity.Serving
+	store     ca.Store
+	authority *ca.Keeper
+	callers   *ca.Callers
+	serving   *ca.Serving
 	engine    *discovery.Engine
 	reporter  *report.Reporter
 	registrar *enroll.Registrar
@@ -109,11 +116,14 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 	if err != nil {
 		return err
 	}
-	if p.authority, err = identity.LoadOrCreate(ctx, p.kube, o.namespace, trustDomain, o.caDir); err != nil {
+	p.store = ca.Store{Kube: p.kube, Namespace: o.namespace, TrustDomain: trustDomain, Folder: o.caDir}
+	loaded, err := p.store.Load(ctx)
+	if err != nil {
 		return err
 	}
-	p.callers = &identity.Callers{Authority: p.authority, Reviewer: identity.NewReviewer(p.kube, trustDomain), TrustDomain: trustDomain}
-	p.serving = &identity.Serving{Authority: p.authority, Names: o.dnsNames(), ID: identity.ID{TrustDomain: trustDomain, Namespace: o.namespace, Account: o.service}}
+	p.authority = ca.NewKeeper(loaded)
+	p.callers = &ca.Callers{Authorities: p.authority, Reviewer: ca.NewReviewer(p.kube, trustDomain), TrustDomain: trustDomain}
+	p.serving = &ca.Serving{Authorities: p.authority, Names: o.dnsNames(), ID: identity.ID{TrustDomain: trustDomain, Namespace: o.namespace, Account: o.service}}
 	if _, err := p.serving.Certificate(nil); err != nil {
 		return err
 	}
@@ -153,8 +163,12 @@ func (p *plane) lead(ctx context.Context) error {
 	}
 	return elect(ctx, p.kube, p.options, func(ctx context.Context) {
 		group, ctx := errgroup.WithContext(ctx)
-		group.Go(func() error { return leader.KeepRoots(ctx, p.kube, p.authority.RootPEM()) })
-		group.Go(func() error { return leader.CloseWebhooks(ctx, p.kube, p.options.revision, p.authority.RootPEM()) })
+		group.Go(func() error { return leader.KeepRoots(ctx, p.kube, p.bundle) })
+		group.Go(func() error { return leader.CloseWebhooks(ctx, p.kube, p.options.revision, p.bundle) })
+		group.Go(func() error {
+			ca.Rotation{Store: p.store, Keeper: p.authority, Settle: p.options.rootSettle, Followed: p.rootsFollowed}.Run(ctx)
+			return nil
+		})
 		group.Go(func() error {
 			leader.WriteIngressStatus(ctx, p.kube, p.servedIngresses)
 			return nil

@@ -19,6 +19,7 @@ type options struct {
 	tellStatus                                                    bool          // in objects, how many proxies hold what they make
 	drain                                                         time.Duration // over which streams end when this replica does
 	entryGrace                                                    time.Duration
+	rootSettle                                                    time.Duration // how long each phase of a root's rotation lasts at least
 }
 
 // environment lists the variables that are read, with what they are for.
@@ -70,6 +71,7 @@ func parseOptions(args []string) (options, error) {
 	}
 	o.entryGrace = grace
 	flags.DurationVar(&o.drain, "drainDuration", 5*time.Second, "over which the streams of proxies are ended when this replica ends")
+	flags.DurationVar(&o.rootSettle, "rootSettle", 2*time.Minute, "how long each phase of a root's rotation lasts at least: kubelets renew mounted files in their own time")
 	flags.BoolVar(&o.logJSON, "log_as_json", false, "write the log as JSON")
 	flags.String("log_output_level", "default:info", "accepted for compatibility")
 	return o, flags.Parse(args)

@@ -17,12 +17,16 @@ import (
 // peerPatience is how long another replica may take to answer.
 const peerPatience = 3 * time.Second
 
-// peerClient asks other replicas by mutual TLS: all have certificates of one authority.
+// peerClient asks other replicas by mutual TLS: all have certificates of one authority, which may be another one tomorrow.
 func (p *plane) peerClient() *http.Client {
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(p.authority.RootPEM())
-	return &http.Client{Timeout: peerPatience, Transport: &http.Transport{IdleConnTimeout: time.Minute,
-		TLSClientConfig: &tls.Config{RootCAs: roots, ServerName: p.options.dnsNames()[0], GetClientCertificate: p.serving.ForPeers, MinVersion: tls.VersionTLS12}}}
+	dial := func(ctx context.Context, network, address string) (net.Conn, error) {
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(p.authority.Current().RootPEM())
+		// All revisions serve by this name.
+		config := &tls.Config{RootCAs: roots, ServerName: "istiod." + p.options.namespace + ".svc", GetClientCertificate: p.serving.ForPeers, MinVersion: tls.VersionTLS12}
+		return (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
+	}
+	return &http.Client{Timeout: peerPatience, Transport: &http.Transport{IdleConnTimeout: time.Minute, DialTLSContext: dial}}
 }
 
 // others are the other replicas of this revision.

@@ -22,7 +22,7 @@ import (
 	"github.com/slipway-mesh/slipway/internal/discovery/page"
 	"github.com/slipway-mesh/slipway/internal/discovery/webhook"
 	"github.com/slipway-mesh/slipway/internal/discovery/xds"
-	"github.com/slipway-mesh/slipway/internal/identity"
+	"github.com/slipway-mesh/slipway/internal/identity/ca"
 	"github.com/slipway-mesh/slipway/internal/version"
 )
 
@@ -32,7 +32,7 @@ type anonymous struct{}
 func (anonymous) Authenticate(context.Context) (*xds.Identity, error) { return nil, nil }
 
 // proved asks for a token or a certificate.
-type proved struct{ callers *identity.Callers }
+type proved struct{ callers *ca.Callers }
 
 func (b proved) Authenticate(ctx context.Context) (*xds.Identity, error) {
 	id, err := b.callers.OfRPC(ctx)
@@ -67,7 +67,7 @@ func (p *plane) serveSecure(ctx context.Context) error {
 	// Each connection over TLS has a buffer of its own.
 	server := grpc.NewServer(append(p.grpcOptions(), grpc.Creds(transport), grpc.ReadBufferSize(8<<10))...)
 	p.engine.Server.Register(server, proved{p.callers})
-	security.RegisterIstioCertificateServiceServer(server, identity.NewService(p.authority, p.callers, p.registry))
+	security.RegisterIstioCertificateServiceServer(server, ca.NewService(p.callers, p.registry))
 	return p.serveGRPC(ctx, server, p.options.secureAddress)
 }
 

@@ -11,7 +11,7 @@ import (
 
 func experimentalCommand(g *global) *cobra.Command {
 	command := &cobra.Command{Use: "x", Aliases: []string{"experimental", "exp"}, Short: "Commands whose place istioctl calls experimental"}
-	command.AddCommand(precheckCommand(g), workloadsCommand(g), workloadCommand(g), authzCommand(g), waitCommand(g), describeCommand(g)) // both last ones are there in istioctl
+	command.AddCommand(precheckCommand(g), workloadsCommand(g), workloadCommand(g), authzCommand(g), caCommand(g), waitCommand(g), describeCommand(g)) // both last ones are there in istioctl
 	return command
 }
 

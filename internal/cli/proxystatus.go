@@ -48,16 +48,34 @@ type proxyState struct {
 	ControlPlane string
 }
 
-// name is POD.NAMESPACE.
-func (p proxyState) name() string {
-	if parts := strings.Split(p.ID, "~"); len(parts) == 4 {
+func (p proxyState) name() string { return nodeName(p.ID) }
+
+// nodeName is POD.NAMESPACE of a node's ID.
+func nodeName(id string) string {
+	if parts := strings.Split(id, "~"); len(parts) == 4 {
 		return parts[2]
 	}
-	return p.ID
+	return id
 }
 
-// proxies asks each pod of the control plane, by way of the API server.
+// proxies are those of all pods of the control plane.
 func proxies(ctx context.Context, g *global, revision string) ([]proxyState, error) {
+	answers, err := askPlanes[[]xds.ProxyReport](ctx, g, revision, "debug/syncz")
+	if err != nil {
+		return nil, err
+	}
+	var out []proxyState
+	for pod, reports := range answers {
+		for _, r := range reports {
+			out = append(out, proxyState{r, pod})
+		}
+	}
+	slices.SortFunc(out, func(a, b proxyState) int { return strings.Compare(a.name(), b.name()) })
+	return out, nil
+}
+
+// askPlanes asks each pod of the control plane, by way of the API server. The answers are by the pods' names.
+func askPlanes[T any](ctx context.Context, g *global, revision, path string) (map[string]T, error) {
 	config, err := g.restConfig()
 	if err != nil {
 		return nil, err
@@ -70,22 +88,19 @@ func proxies(ctx context.Context, g *global, revision string) ([]proxyState, err
 	if err != nil {
 		return nil, err
 	}
-	var out []proxyState
+	out := map[string]T{}
 	for i := range pods {
 		pod := &pods[i]
-		text, err := asker.ControlPlane(ctx, pod.Namespace, pod.Name, "debug/syncz")
+		text, err := asker.ControlPlane(ctx, pod.Namespace, pod.Name, path)
 		if err != nil {
 			return nil, err
 		}
-		var reports []xds.ProxyReport
-		if err := json.Unmarshal(text, &reports); err != nil {
+		var answer T
+		if err := json.Unmarshal(text, &answer); err != nil {
 			return nil, fmt.Errorf("what %s/%s answers: %w", pod.Namespace, pod.Name, err)
 		}
-		for _, r := range reports {
-			out = append(out, proxyState{r, pod.Name})
-		}
+		out[pod.Name] = answer
 	}
-	slices.SortFunc(out, func(a, b proxyState) int { return strings.Compare(a.name(), b.name()) })
 	return out, nil
 }
 

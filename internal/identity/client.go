@@ -20,12 +20,30 @@ import (
 // Certificate is a workload's certificate with its key and the root that it is trusted by.
 type Certificate struct {
 	ChainPEM, KeyPEM, RootPEM []byte
-	NotBefore, NotAfter       time.Time
+	Obtained, NotAfter        time.Time // authorities date certificates back, for clocks that are behind: Obtained is when it was new
 }
 
 // RenewAt is half-way through its life.
-func (c *Certificate) RenewAt() time.Time {
-	return c.NotBefore.Add(c.NotAfter.Sub(c.NotBefore) / 2)
+func (c *Certificate) RenewAt() time.Time { return c.Obtained.Add(c.Life() / 2) }
+
+// Life is how long the certificate was to be used when it was new.
+func (c *Certificate) Life() time.Duration { return c.NotAfter.Sub(c.Obtained) }
+
+// SignedUnder says whether a root, in PEM, is above the certificate.
+func (c *Certificate) SignedUnder(root string) bool {
+	block, rest := pem.Decode(c.ChainPEM)
+	if block == nil {
+		return false
+	}
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return false
+	}
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(root))
+	between.AppendCertsFromPEM(rest)
+	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: leaf.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err == nil
 }
 
 // Request asks an authority for a certificate with a new key, which is made here and never stored.
@@ -34,7 +52,7 @@ func Request(ctx context.Context, connection grpc.ClientConnInterface, id ID, wo
 	if err != nil {
 		return nil, err
 	}
-	uri, err := id.uri()
+	uri, err := id.URI()
 	if err != nil {
 		return nil, err
 	}
@@ -65,6 +83,10 @@ func Request(ctx context.Context, connection grpc.ClientConnInterface, id ID, wo
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate: %w", err)
 	}
-	out.NotBefore, out.NotAfter = leaf.NotBefore, leaf.NotAfter
+	out.Obtained, out.NotAfter = time.Now(), leaf.NotAfter
 	return out, nil
+}
+
+func encode(kind string, der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})
 }

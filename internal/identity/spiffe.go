@@ -1,5 +1,5 @@
-// Package identity is who a workload is: SPIFFE names, the certificate authority, and the service and client by which a
-// workload gets its certificate. It must not know the mesh's configuration or Envoy.
+// Package identity is who a workload is: SPIFFE names, and how a workload gets its certificate. It must not know the mesh's
+// configuration, Envoy or Kubernetes: every agent has it. The authority is in identity/ca.
 package identity
 
 import (
@@ -7,6 +7,9 @@ import (
 	"net/url"
 	"strings"
 )
+
+// Audience is what a service account's tokens must be for.
+const Audience = "istio-ca"
 
 // ID is the identity of a service account.
 type ID struct{ TrustDomain, Namespace, Account string }
@@ -25,4 +28,5 @@ func Parse(text string) (ID, error) {
 	return ID{parts[0], parts[2], parts[4]}, nil
 }
 
-func (id ID) uri() (*url.URL, error) { return url.Parse(id.String()) }
+// URI is String, parsed.
+func (id ID) URI() (*url.URL, error) { return url.Parse(id.String()) }

@@ -72,7 +72,8 @@ func (w Workload) metadata() *structpb.Struct {
 	return &structpb.Struct{Fields: fields}
 }
 
-func workloadIn(metadata *structpb.Struct) Workload {
+// WorkloadIn reads what a certificate request says of its workload.
+func WorkloadIn(metadata *structpb.Struct) Workload {
 	text := func(key string) string { return metadata.GetFields()[key].GetStringValue() }
 	return Workload{Name: text(workloadKey), Service: text(serviceKey), Revision: text(revisionKey), App: text(appKey), Version: text(versionKey)}
 }

@@ -170,8 +170,8 @@ func start(t *testing.T) *mesh {
 	return m
 }
 
-// startControlPlane brings up the API server and slipwayd.
-func startControlPlane(t *testing.T) *mesh {
+// startControlPlane brings up the API server and slipwayd, with more flags than it has by itself.
+func startControlPlane(t *testing.T, flags ...string) *mesh {
 	t.Helper()
 	root := kubetest.Root(t)
 	m := &mesh{kube: kubetest.Start(t), bin: t.TempDir()}
@@ -190,7 +190,8 @@ func startControlPlane(t *testing.T) *mesh {
 	debug := at()
 	hooks := at()
 	run := func() (kill func()) {
-		return kubetest.Process(t, m.bin, "slipwayd", filepath.Join(m.bin, "slipwayd"), "--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", m.plain, "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", monitoring, "--httpsAddr", hooks)
+		args := []string{"--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", m.plain, "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", monitoring, "--httpsAddr", hooks}
+		return kubetest.Process(t, m.bin, "slipwayd", filepath.Join(m.bin, "slipwayd"), append(args, flags...)...)
 	}
 	kill := run()
 	m.restart = func() {

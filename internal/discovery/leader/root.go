@@ -31,8 +31,11 @@ var noRoot = []string{"kube-public", "kube-node-lease", "local-path-storage"}
 // retry is how soon what failed is tried again.
 const retry = 2 * time.Second
 
-// KeepRoots puts the root certificate into a ConfigMap of every namespace, and keeps it there until the context ends.
-func KeepRoots(ctx context.Context, kube kubernetes.Interface, root []byte) error {
+// Bundle is the roots that are trusted now, in PEM, with what is closed when they are others.
+type Bundle func() (pem []byte, changed <-chan struct{})
+
+// KeepRoots puts the root certificates into a ConfigMap of every namespace, and keeps them there until the context ends.
+func KeepRoots(ctx context.Context, kube kubernetes.Interface, bundle Bundle) error {
 	all := informers.NewSharedInformerFactory(kube, 0)
 	ours := informers.NewSharedInformerFactoryWithOptions(kube, 0, informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.LabelSelector = rootLabel + "=true" }))
 	namespaces, configMaps := all.Core().V1().Namespaces(), ours.Core().V1().ConfigMaps()
@@ -54,14 +57,17 @@ func KeepRoots(ctx context.Context, kube kubernetes.Interface, root []byte) erro
 	if !cache.WaitForCacheSync(ctx.Done(), namespaces.Informer().HasSynced, configMaps.Informer().HasSynced) {
 		return ctx.Err()
 	}
-	want := map[string]string{rootKey: string(root)}
+	root, changed := bundle()
 	poke(nil)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
+			root, changed = bundle()
 		case <-wake:
 		}
+		want := map[string]string{rootKey: string(root)}
 		list, err := namespaces.Lister().List(labels.Everything())
 		if err != nil {
 			return err

@@ -12,23 +12,25 @@ import (
 	"k8s.io/client-go/kubernetes"
 )
 
-// CloseWebhooks gives this revision's webhook configurations the bundle that our serving certificate is trusted by, and
+// CloseWebhooks gives this revision's webhook configurations the roots that our serving certificate is trusted by, and
 // makes them fail closed: it is called when we answer. They are looked at again for ever, as others may undo it.
-func CloseWebhooks(ctx context.Context, kube kubernetes.Interface, revision string, bundle []byte) error {
+func CloseWebhooks(ctx context.Context, kube kubernetes.Interface, revision string, bundle Bundle) error {
 	const period = 10 * time.Second
 	for {
 		wait := period
-		if err := closeInjector(ctx, kube, revision, bundle); err != nil {
+		roots, changed := bundle()
+		if err := closeInjector(ctx, kube, revision, roots); err != nil {
 			slog.Warn("webhooks: cannot update the injector", "error", err)
 			wait = time.Second
 		}
-		if err := closeValidator(ctx, kube, revision, bundle); err != nil {
+		if err := closeValidator(ctx, kube, revision, roots); err != nil {
 			slog.Warn("webhooks: cannot update the validator", "error", err)
 			wait = time.Second
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-changed:
 		case <-time.After(wait):
 		}
 	}

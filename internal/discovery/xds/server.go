@@ -43,7 +43,8 @@ type Server struct {
 	metrics    *Metrics
 
 	greetings, turns turnstile
-	admission        turnstile // lets one proxy in at a time, so that an Update waits for one at most
+	admission        turnstile                      // lets one proxy in at a time, so that an Update waits for one at most
+	roots            atomic.Pointer[envoy.Resource] // nil where agents are told of none
 
 	mu       sync.Mutex
 	world    *world.World

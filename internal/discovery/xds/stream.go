@@ -14,6 +14,7 @@ import (
 
 	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
+	"github.com/slipway-mesh/slipway/internal/trustbundle"
 )
 
 // barrier is how long a push waits for an acknowledgement before it goes on without.
@@ -55,6 +56,7 @@ type stream struct {
 	secrets        *secretState
 	watchesSecrets atomic.Bool
 	secretsStale   atomic.Bool // some may be other ones than were sent
+	roots          rootsState
 
 	reportMu sync.Mutex
 	reports  [typeCount]TypeReport
@@ -81,10 +83,12 @@ type typeState struct {
 
 // newStream is a stream of a proxy that has asked for nothing yet.
 func (s *Server) newStream(ctx context.Context, proxy *mesh.Proxy, send func(*response) error) *stream {
-	return &stream{
+	st := &stream{
 		ctx: ctx, proxy: proxy, since: time.Now(), awake: make(chan struct{}, 1), drained: make(chan struct{}), warming: map[string]bool{}, opened: map[string]bool{}, closed: map[string]bool{},
 		send: send, metrics: s.metrics, turns: s.turns, registrar: s.Registrar, quarantine: s.Quarantine, secretSource: s.Secrets,
 	}
+	st.roots.now = &s.roots
+	return st
 }
 
 func (s *stream) wake() {
@@ -151,7 +155,7 @@ func (s *stream) loop(requests <-chan *request, failed <-chan error) error {
 				s.greeting.Reset(pause)
 			case <-s.awake:
 				if err = s.advance(); err == nil {
-					err = s.pushSecrets()
+					err = s.pushOthers()
 				}
 			case <-timer.C:
 				err = s.advance()
@@ -168,12 +172,22 @@ func (s *stream) loop(requests <-chan *request, failed <-chan error) error {
 	}
 }
 
+// pushOthers sends what is in no target.
+func (s *stream) pushOthers() error {
+	if err := s.pushSecrets(); err != nil {
+		return err
+	}
+	return s.pushRoots()
+}
+
 // handle takes a request: a subscription, an acknowledgement, or both.
 func (s *stream) handle(request *request) error {
-	if request.TypeUrl == envoy.SecretType {
+	switch request.TypeUrl {
+	case envoy.SecretType:
 		return s.handleSecrets(request)
-	}
-	if request.TypeUrl == healthType {
+	case trustbundle.TypeURL:
+		return s.handleRoots(request)
+	case healthType:
 		s.noteHealth(request.ErrorDetail)
 		return nil
 	}

@@ -1,6 +1,9 @@
-package identity
+// Package ca is the certificate authority: it signs for who a caller proves to be, keeps its root where all replicas have it, and
+// puts another in its place without breaking what the old one signed.
+package ca
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,7 +15,11 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
 )
 
 const (
@@ -30,8 +37,8 @@ const (
 type Authority struct {
 	certificate *x509.Certificate
 	key         crypto.Signer
-	chain       []byte // its own certificate and intermediates, PEM; empty for a root
-	root        []byte // PEM
+	chain       []byte              // its own certificate and intermediates, PEM; empty for a root
+	roots       []*x509.Certificate // all that are trusted, the one that signs first
 }
 
 // NewRoot makes a self-signed authority.
@@ -56,10 +63,11 @@ func NewRoot(trustDomain string, now time.Time) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Authority{certificate: certificate, key: key, root: encode("CERTIFICATE", der)}, nil
+	return &Authority{certificate: certificate, key: key, roots: []*x509.Certificate{certificate}}, nil
 }
 
-// LoadAuthority reads an authority's PEM files: its certificate and key, the chain up to the root, and the root.
+// LoadAuthority reads an authority's PEM files: its certificate and key, the chain up to the root, and the roots that are
+// trusted, of which one is its own.
 func LoadAuthority(certPEM, keyPEM, chainPEM, rootPEM []byte) (*Authority, error) {
 	block, _ := pem.Decode(certPEM)
 	if block == nil {
@@ -82,23 +90,43 @@ func LoadAuthority(certPEM, keyPEM, chainPEM, rootPEM []byte) (*Authority, error
 	if len(rootPEM) == 0 {
 		rootPEM = certPEM
 	}
-	a := &Authority{certificate: certificate, key: key, root: rootPEM}
-	if !certificate.Equal(firstOf(rootPEM)) {
+	a := &Authority{certificate: certificate, key: key, roots: certificatesIn(rootPEM)}
+	own := slices.IndexFunc(a.roots, func(root *x509.Certificate) bool { return signedUnder(root, certificate, chainPEM) })
+	if own < 0 {
+		return nil, errors.New("none of the root certificates is above the authority's certificate")
+	}
+	first := a.roots[own]
+	a.roots = slices.Insert(slices.Delete(a.roots, own, own+1), 0, first)
+	if !certificate.Equal(first) {
 		a.chain = append(append([]byte{}, certPEM...), chainPEM...)
-		if len(chainPEM) > 0 && certificate.Equal(firstOf(chainPEM)) {
+		if within := certificatesIn(chainPEM); len(within) > 0 && certificate.Equal(within[0]) {
 			a.chain = chainPEM
 		}
 	}
 	return a, nil
 }
 
-func firstOf(text []byte) *x509.Certificate {
-	if block, _ := pem.Decode(text); block != nil {
+// certificatesIn reads the certificates of a PEM text; what is none is passed over.
+func certificatesIn(text []byte) []*x509.Certificate {
+	var out []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, text = pem.Decode(text); block == nil {
+			return out
+		}
 		if certificate, err := x509.ParseCertificate(block.Bytes); err == nil {
-			return certificate
+			out = append(out, certificate)
 		}
 	}
-	return &x509.Certificate{}
+}
+
+// signedUnder says whether a root is above an authority's certificate.
+func signedUnder(root, certificate *x509.Certificate, chainPEM []byte) bool {
+	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(root)
+	between.AppendCertsFromPEM(chainPEM)
+	_, err := certificate.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: certificate.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return err == nil
 }
 
 func publicEqual(a, b crypto.PublicKey) bool {
@@ -129,21 +157,58 @@ func parseKey(text []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// RootPEM is what trusts this authority.
-func (a *Authority) RootPEM() []byte { return a.root }
+// RootPEM is what trusts this authority: all roots, its own first.
+func (a *Authority) RootPEM() []byte { return []byte(strings.Join(a.Roots(), "")) }
 
-// RootEnds is when the first of the roots ends.
+// Roots are the certificates of RootPEM, each in PEM.
+func (a *Authority) Roots() []string {
+	out := make([]string, len(a.roots))
+	for i, root := range a.roots {
+		out[i] = string(encode("CERTIFICATE", root.Raw))
+	}
+	return out
+}
+
+// Root is a root certificate that is trusted.
+type Root struct {
+	Serial string // in hexadecimal
+	Ends   time.Time
+}
+
+// Trusted are the roots, the one that signs first.
+func (a *Authority) Trusted() []Root {
+	out := make([]Root, len(a.roots))
+	for i, root := range a.roots {
+		out[i] = Root{root.SerialNumber.Text(16), root.NotAfter}
+	}
+	return out
+}
+
+// RootEnds is when the first of what signs and the roots ends.
 func (a *Authority) RootEnds() time.Time {
 	ends := a.certificate.NotAfter
-	for rest := a.root; ; {
-		var block *pem.Block
-		if block, rest = pem.Decode(rest); block == nil {
-			return ends
-		}
-		if root, err := x509.ParseCertificate(block.Bytes); err == nil && root.NotAfter.Before(ends) {
+	for _, root := range a.roots {
+		if root.NotAfter.Before(ends) {
 			ends = root.NotAfter
 		}
 	}
+	return ends
+}
+
+// Follows says what would break if this authority took the place of another at once: nil if nothing does.
+func (a *Authority) Follows(last *Authority) error {
+	trusts := func(who *Authority, root *x509.Certificate) bool { return slices.ContainsFunc(who.roots, root.Equal) }
+	switch {
+	case !trusts(last, a.roots[0]):
+		return errors.New("no proxy trusts its root yet: first add that to the roots, beside the old one, and go on when all proxies follow")
+	case !trusts(a, last.roots[0]):
+		return errors.New("it does not trust the root that signs now: keep that among the roots until all proxies have certificates of the new one")
+	}
+	return nil
+}
+
+func (a *Authority) equal(b *Authority) bool {
+	return a.certificate.Equal(b.certificate) && bytes.Equal(a.chain, b.chain) && slices.EqualFunc(a.roots, b.roots, (*x509.Certificate).Equal)
 }
 
 // CertificatePEM is the authority's own certificate.
@@ -157,7 +222,7 @@ func (a *Authority) KeyPEM() ([]byte, error) {
 
 // Sign answers a certificate request of a workload that has been authenticated as id. What the request says of names is
 // not looked at; workload is added for telemetry. The answer is the leaf, each intermediate, and last the root.
-func (a *Authority) Sign(request []byte, id ID, workload Workload, lifetime time.Duration, now time.Time) ([]string, error) {
+func (a *Authority) Sign(request []byte, id identity.ID, workload identity.Workload, lifetime time.Duration, now time.Time) ([]string, error) {
 	block, _ := pem.Decode(request)
 	if block == nil {
 		return nil, errors.New("the request is not PEM")
@@ -169,7 +234,7 @@ func (a *Authority) Sign(request []byte, id ID, workload Workload, lifetime time
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("the request's signature: %w", err)
 	}
-	uri, err := id.uri()
+	uri, err := id.URI()
 	if err != nil {
 		return nil, err
 	}
@@ -181,13 +246,13 @@ func (a *Authority) Sign(request []byte, id ID, workload Workload, lifetime time
 	if err != nil {
 		return nil, err
 	}
-	return append(append([]string{string(leaf)}, split(a.chain)...), string(a.root)), nil
+	return append(append([]string{string(leaf)}, split(a.chain)...), string(a.RootPEM())), nil
 }
 
 // Serve issues a certificate for a server with DNS names, which is who id says where it calls others; with a new key. It returns PEM of the
 // chain and of the key.
-func (a *Authority) Serve(names []string, id ID, lifetime time.Duration, now time.Time) (chain, key []byte, err error) {
-	uri, err := id.uri()
+func (a *Authority) Serve(names []string, id identity.ID, lifetime time.Duration, now time.Time) (chain, key []byte, err error) {
+	uri, err := id.URI()
 	if err != nil {
 		return nil, nil, err
 	}

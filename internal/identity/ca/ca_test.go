@@ -1,4 +1,4 @@
-package identity
+package ca
 
 import (
 	"crypto/ecdsa"
@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
 )
 
 func request(t *testing.T, san string) []byte {
@@ -36,8 +38,8 @@ func TestSign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := ID{"cluster.local", "default", "reviews"}
-	chain, err := authority.Sign(request(t, "spiffe://cluster.local/ns/istio-system/sa/admin"), id, Workload{}, time.Hour, now)
+	id := identity.ID{TrustDomain: "cluster.local", Namespace: "default", Account: "reviews"}
+	chain, err := authority.Sign(request(t, "spiffe://cluster.local/ns/istio-system/sa/admin"), id, identity.Workload{}, time.Hour, now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -59,10 +61,13 @@ func TestSign(t *testing.T) {
 	}
 	for name, bad := range map[string]func() error{
 		"too long": func() error {
-			_, err := authority.Sign(request(t, "spiffe://a"), id, Workload{}, MaxLifetime+time.Hour, now)
+			_, err := authority.Sign(request(t, "spiffe://a"), id, identity.Workload{}, MaxLifetime+time.Hour, now)
 			return err
 		},
-		"not a request": func() error { _, err := authority.Sign([]byte("nonsense"), id, Workload{}, time.Hour, now); return err },
+		"not a request": func() error {
+			_, err := authority.Sign([]byte("nonsense"), id, identity.Workload{}, time.Hour, now)
+			return err
+		},
 	} {
 		if bad() == nil {
 			t.Errorf("%s: accepted", name)
@@ -88,16 +93,5 @@ func TestLoadAuthority(t *testing.T) {
 	}
 	if _, err := LoadAuthority(other.CertificatePEM(), key, nil, nil); err == nil || !strings.Contains(err.Error(), "key") {
 		t.Errorf("another authority's key: %v", err)
-	}
-}
-
-func TestParse(t *testing.T) {
-	if id, err := Parse("spiffe://td/ns/a/sa/b"); err != nil || id != (ID{"td", "a", "b"}) {
-		t.Errorf("%v %v", id, err)
-	}
-	for _, bad := range []string{"", "http://td/ns/a/sa/b", "spiffe://td/ns/a/sa", "spiffe://td/ns//sa/b", "spiffe://td/ns/a/sa/b/c"} {
-		if _, err := Parse(bad); err == nil {
-			t.Errorf("%q is accepted", bad)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package identity
+package ca
 
 import (
 	"context"
@@ -12,7 +12,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	kubetesting "k8s.io/client-go/testing"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
 )
+
+func account(trustDomain, namespace, name string) identity.ID {
+	return identity.ID{TrustDomain: trustDomain, Namespace: namespace, Account: name}
+}
 
 // TestCallers: a caller is who its token says, or else who its certificate of this mesh says.
 func TestCallers(t *testing.T) {
@@ -29,12 +35,12 @@ func TestCallers(t *testing.T) {
 	kube.PrependReactor("create", "tokenreviews", func(action kubetesting.Action) (bool, runtime.Object, error) {
 		review := action.(kubetesting.CreateAction).GetObject().(*authv1.TokenReview).DeepCopy()
 		if review.Spec.Token == "good" {
-			review.Status = authv1.TokenReviewStatus{Authenticated: true, Audiences: []string{Audience}, User: authv1.UserInfo{Username: "system:serviceaccount:shop:cart", Groups: []string{"system:serviceaccounts"}}}
+			review.Status = authv1.TokenReviewStatus{Authenticated: true, Audiences: []string{identity.Audience}, User: authv1.UserInfo{Username: "system:serviceaccount:shop:cart", Groups: []string{"system:serviceaccounts"}}}
 		}
 		return true, review, nil
 	})
-	callers := &Callers{Authority: authority, Reviewer: NewReviewer(kube, "cluster.local"), TrustDomain: "cluster.local"}
-	certificate := func(by *Authority, id ID, at time.Time) *x509.Certificate {
+	callers := &Callers{Authorities: NewKeeper(authority), Reviewer: NewReviewer(kube, "cluster.local"), TrustDomain: "cluster.local"}
+	certificate := func(by *Authority, id identity.ID, at time.Time) *x509.Certificate {
 		chain, key, err := by.Serve([]string{"istiod"}, id, time.Hour, at)
 		if err != nil {
 			t.Fatal(err)
@@ -49,11 +55,11 @@ func TestCallers(t *testing.T) {
 		}
 		return leaf
 	}
-	istiod, cart := ID{"cluster.local", "istio-system", "istiod"}, ID{"cluster.local", "shop", "cart"}
+	istiod, cart := account("cluster.local", "istio-system", "istiod"), account("cluster.local", "shop", "cart")
 	for name, c := range map[string]struct {
 		token       string
 		certificate *x509.Certificate
-		want        ID
+		want        identity.ID
 	}{
 		"nothing":                         {},
 		"a token":                         {token: "good", want: cart},
@@ -62,7 +68,7 @@ func TestCallers(t *testing.T) {
 		"a token before a certificate":    {"good", certificate(authority, istiod, now), cart},
 		"a certificate, the token ended":  {"bad", certificate(authority, istiod, now), istiod},
 		"of another authority":            {certificate: certificate(foreign, istiod, now)},
-		"of another trust domain":         {certificate: certificate(authority, ID{"elsewhere", "istio-system", "istiod"}, now)},
+		"of another trust domain":         {certificate: certificate(authority, account("elsewhere", "istio-system", "istiod"), now)},
 		"of yesterday":                    {certificate: certificate(authority, istiod, now.Add(-48*time.Hour))},
 		"the authority's own certificate": {certificate: authority.certificate},
 	} {
@@ -74,7 +80,7 @@ func TestCallers(t *testing.T) {
 			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{c.certificate}}
 		}
 		got, err := callers.OfRequest(r)
-		if got != c.want || (err == nil) != (c.want != ID{}) {
+		if got != c.want || (err == nil) != (c.want != identity.ID{}) {
 			t.Errorf("%s: %v %v, not %v", name, got, err, c.want)
 		}
 	}

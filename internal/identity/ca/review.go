@@ -1,4 +1,4 @@
-package identity
+package ca
 
 import (
 	"context"
@@ -13,10 +13,9 @@ import (
 	authv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-)
 
-// Audience is what tokens must be for.
-const Audience = "istio-ca"
+	"github.com/slipway-mesh/slipway/internal/identity"
+)
 
 // Reviewer authenticates callers by their service account's token.
 type Reviewer struct {
@@ -28,7 +27,7 @@ type Reviewer struct {
 }
 
 type reviewed struct {
-	id    ID
+	id    identity.ID
 	until time.Time
 }
 
@@ -41,7 +40,7 @@ func NewReviewer(kube kubernetes.Interface, trustDomain string) *Reviewer {
 }
 
 // Review asks whose token it is.
-func (r *Reviewer) Review(ctx context.Context, token string) (ID, error) {
+func (r *Reviewer) Review(ctx context.Context, token string) (identity.ID, error) {
 	key := sha256.Sum256([]byte(token))
 	now := time.Now()
 	r.mu.Lock()
@@ -50,14 +49,14 @@ func (r *Reviewer) Review(ctx context.Context, token string) (ID, error) {
 	if ok && now.Before(known.until) {
 		return known.id, nil
 	}
-	review := &authv1.TokenReview{Spec: authv1.TokenReviewSpec{Token: token, Audiences: []string{Audience}}}
+	review := &authv1.TokenReview{Spec: authv1.TokenReviewSpec{Token: token, Audiences: []string{identity.Audience}}}
 	review, err := r.kube.AuthenticationV1().TokenReviews().Create(ctx, review, metav1.CreateOptions{})
 	if err != nil {
-		return ID{}, fmt.Errorf("review the token: %w", err)
+		return identity.ID{}, fmt.Errorf("review the token: %w", err)
 	}
 	id, err := r.identityOf(&review.Status)
 	if err != nil {
-		return ID{}, err
+		return identity.ID{}, err
 	}
 	r.remember(key, reviewed{id, now.Add(reviewLifetime)}, now)
 	return id, nil
@@ -74,19 +73,19 @@ func (r *Reviewer) remember(key [32]byte, answer reviewed, now time.Time) {
 	r.seen[key] = answer
 }
 
-func (r *Reviewer) identityOf(status *authv1.TokenReviewStatus) (ID, error) {
+func (r *Reviewer) identityOf(status *authv1.TokenReviewStatus) (identity.ID, error) {
 	if !status.Authenticated {
-		return ID{}, errors.New("the token is not valid")
+		return identity.ID{}, errors.New("the token is not valid")
 	}
-	if !slices.Contains(status.Audiences, Audience) {
-		return ID{}, errors.New("the token is for another audience")
+	if !slices.Contains(status.Audiences, identity.Audience) {
+		return identity.ID{}, errors.New("the token is for another audience")
 	}
 	if !slices.Contains(status.User.Groups, "system:serviceaccounts") {
-		return ID{}, errors.New("the token is not a service account's")
+		return identity.ID{}, errors.New("the token is not a service account's")
 	}
 	parts := strings.Split(status.User.Username, ":")
 	if len(parts) != 4 || parts[0] != "system" || parts[1] != "serviceaccount" {
-		return ID{}, fmt.Errorf("the token's user %q is not a service account", status.User.Username)
+		return identity.ID{}, fmt.Errorf("the token's user %q is not a service account", status.User.Username)
 	}
-	return ID{r.trustDomain, parts[2], parts[3]}, nil
+	return identity.ID{TrustDomain: r.trustDomain, Namespace: parts[2], Account: parts[3]}, nil
 }

@@ -1,4 +1,4 @@
-package identity
+package ca
 
 import (
 	"context"
@@ -9,29 +9,30 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	security "istio.io/api/security/v1alpha1"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
 )
 
 // Service answers Istio's certificate requests, istio.v1.auth.IstioCertificateService.
 type Service struct {
 	security.UnimplementedIstioCertificateServiceServer
-	Authority *Authority
-	Callers   *Callers
-	metrics   *metrics
+	callers *Callers
+	metrics *metrics
 }
 
 // metrics have istiod's names.
 type metrics struct{ asked, signed, unknown, mistaken prometheus.Counter }
 
 // NewService registers its metrics, and those of the root.
-func NewService(authority *Authority, callers *Callers, registry prometheus.Registerer) *Service {
+func NewService(callers *Callers, registry prometheus.Registerer) *Service {
 	counter := func(name, help string) prometheus.Counter {
 		made := prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
 		registry.MustRegister(made)
 		return made
 	}
 	registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "citadel_server_root_cert_expiry_timestamp", Help: "When the root certificate ends, in seconds since 1970."},
-		func() float64 { return float64(authority.RootEnds().Unix()) }))
-	return &Service{Authority: authority, Callers: callers, metrics: &metrics{
+		func() float64 { return float64(callers.Authorities.Current().RootEnds().Unix()) }))
+	return &Service{callers: callers, metrics: &metrics{
 		asked:    counter("citadel_server_csr_count", "Certificates that were asked for."),
 		signed:   counter("citadel_server_success_cert_issuance_count", "Certificates that were signed."),
 		unknown:  counter("citadel_server_authentication_failure_count", "Requests whose caller was not who it said."),
@@ -42,13 +43,13 @@ func NewService(authority *Authority, callers *Callers, registry prometheus.Regi
 // CreateCertificate signs for who the caller is, whatever the request says.
 func (s *Service) CreateCertificate(ctx context.Context, request *security.IstioCertificateRequest) (*security.IstioCertificateResponse, error) {
 	s.metrics.asked.Inc()
-	id, err := s.Callers.OfRPC(ctx)
+	id, err := s.callers.OfRPC(ctx)
 	if err != nil {
 		s.metrics.unknown.Inc()
 		slog.Warn("certificate refused", "error", err)
 		return nil, status.Error(codes.Unauthenticated, "request authenticate failure")
 	}
-	chain, err := s.Authority.Sign([]byte(request.Csr), id, workloadIn(request.Metadata), time.Duration(request.ValidityDuration)*time.Second, time.Now())
+	chain, err := s.callers.Authorities.Current().Sign([]byte(request.Csr), id, identity.WorkloadIn(request.Metadata), time.Duration(request.ValidityDuration)*time.Second, time.Now())
 	if err != nil {
 		s.metrics.mistaken.Inc()
 		slog.Warn("certificate refused", "identity", id.String(), "error", err)

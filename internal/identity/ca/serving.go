@@ -1,24 +1,27 @@
-package identity
+package ca
 
 import (
 	"crypto/tls"
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/slipway-mesh/slipway/internal/identity"
 )
 
 // servingLifetime is that of a serving certificate; a new one is made half-way through.
 const servingLifetime = 30 * 24 * time.Hour
 
-// Serving is a server's certificate, issued by the authority for the names and the identity, and renewed as it is asked
-// for.
+// Serving is a server's certificate, issued by the authority in force for the names and the identity, and renewed as it is
+// asked for.
 type Serving struct {
-	Authority *Authority
-	Names     []string
-	ID        ID
+	Authorities *Keeper
+	Names       []string
+	ID          identity.ID
 
 	mu      sync.Mutex
 	current *tls.Certificate
+	by      *Authority
 	renew   time.Time
 }
 
@@ -31,10 +34,11 @@ func (s *Serving) ForPeers(*tls.CertificateRequestInfo) (*tls.Certificate, error
 func (s *Serving) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.current != nil && time.Now().Before(s.renew) {
+	authority := s.Authorities.Current()
+	if s.by == authority && time.Now().Before(s.renew) {
 		return s.current, nil
 	}
-	chain, key, err := s.Authority.Serve(s.Names, s.ID, servingLifetime, time.Now())
+	chain, key, err := authority.Serve(s.Names, s.ID, servingLifetime, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("issue the serving certificate: %w", err)
 	}
@@ -42,6 +46,6 @@ func (s *Serving) Certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.current, s.renew = &pair, time.Now().Add(servingLifetime/2)
+	s.current, s.by, s.renew = &pair, authority, time.Now().Add(servingLifetime/2)
 	return s.current, nil
 }

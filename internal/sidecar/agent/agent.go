@@ -47,7 +47,7 @@ func Run(ctx context.Context, o Options) error {
 	if !o.NoEnvoy {
 		group.Go(func() error { return named("SDS", secrets.serve(serving)) })
 	}
-	group.Go(func() error { return named("xDS proxy", serveXDS(serving, o, names, health)) })
+	group.Go(func() error { return named("xDS proxy", serveXDS(serving, secrets, names, health)) })
 	group.Go(func() error { return named("status", serveStatus(serving, o, secrets, names, proxy, quit)) })
 	group.Go(func() error {
 		health.run(serving)

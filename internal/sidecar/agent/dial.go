@@ -8,13 +8,16 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 )
 
-// dial connects to the control plane. The root and the token are read anew each time: both are replaced on disk.
-func dial(o Options, address string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+// dial connects to the control plane. The root and the token are read anew each time: both are replaced on disk. The roots that
+// the control plane told are trusted too: a file may be behind, and outside Kubernetes nobody replaces it.
+func (s *secrets) dial(address string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
+	o := s.options
 	root, err := os.ReadFile(o.RootFile)
 	if err != nil {
 		return nil, fmt.Errorf("read the control plane's root certificate: %w", err)
@@ -23,25 +26,44 @@ func dial(o Options, address string, options ...grpc.DialOption) (*grpc.ClientCo
 	if !pool.AppendCertsFromPEM(root) {
 		return nil, fmt.Errorf("%s has no certificate", o.RootFile)
 	}
+	for _, told := range s.told() {
+		pool.AppendCertsFromPEM([]byte(told))
+	}
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", address, err)
 	}
-	transport := credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12})
+	transport := credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12, GetClientCertificate: s.shown})
 	// A service config in DNS is of no use here, and to ask for it would wait for a DNS server that may not answer yet.
-	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(tokenFile(o.TokenFile)), grpc.WithDisableServiceConfig())
+	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(token{o.TokenFile, s}), grpc.WithDisableServiceConfig())
 	return grpc.NewClient("dns:///"+address, options...)
 }
 
-// tokenFile sends the service account's token, which the kubelet renews in place.
-type tokenFile string
-
-func (f tokenFile) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	token, err := os.ReadFile(string(f))
-	if err != nil {
-		return nil, fmt.Errorf("read the service account's token: %w", err)
+// shown is the certificate, by which a workload whose token has ended is still known.
+func (s *secrets) shown(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	c, _, _ := s.state()
+	if c == nil || time.Now().After(c.NotAfter) {
+		return &tls.Certificate{}, nil // shows none
 	}
-	return map[string]string{"authorization": "Bearer " + strings.TrimSpace(string(token))}, nil
+	pair, err := tls.X509KeyPair(c.ChainPEM, c.KeyPEM)
+	return &pair, err
 }
 
-func (tokenFile) RequireTransportSecurity() bool { return true }
+// token sends the service account's token, which the kubelet renews in place. Without one the certificate must do.
+type token struct {
+	file    string
+	secrets *secrets
+}
+
+func (t token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	text, err := os.ReadFile(t.file)
+	if err == nil {
+		return map[string]string{"authorization": "Bearer " + strings.TrimSpace(string(text))}, nil
+	}
+	if c, _, _ := t.secrets.state(); c == nil {
+		return nil, fmt.Errorf("read the service account's token: %w", err)
+	}
+	return nil, nil
+}
+
+func (token) RequireTransportSecurity() bool { return true }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/slipway-mesh/slipway/internal/nametable"
 	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
+	"github.com/slipway-mesh/slipway/internal/trustbundle"
 )
 
 // namePatience is how long DNS questions wait for the first names: nobody is served by a pod that can never ask for any.
@@ -52,12 +53,14 @@ func localAddresses(port string) []string {
 	return out
 }
 
-// tappedStream adds to a stream of Envoy's the agent's own subscription to names and what it tells of the workload, and keeps what comes
-// for the agent from Envoy.
+// tappedStream adds to a stream of Envoy's the agent's own subscriptions to names and roots and what it tells of the workload, and keeps
+// what comes for the agent from Envoy.
 type tappedStream struct {
 	ownStream
-	table  *dns.Table   // nil where no names are wanted
-	health *healthState // nil where nobody asks
+	ctx    context.Context //nolint:containedctx // of the stream, whose methods have none
+	table  *dns.Table      // nil where no names are wanted
+	health *healthState    // nil where nobody asks
+	roots  rootsTap
 	begun  bool
 }
 
@@ -72,6 +75,11 @@ func (n *tappedStream) SendMsg(message any) error {
 			return err
 		}
 	}
+	if n.roots.secrets != nil {
+		if err := n.send(trustbundle.TypeURL, &discovery.DeltaDiscoveryRequest{ResourceNamesSubscribe: []string{"*"}, InitialResourceVersions: n.roots.secrets.followed()}); err != nil {
+			return err
+		}
+	}
 	return n.health.follow(&n.ownStream)
 }
 
@@ -82,10 +90,19 @@ func (n *tappedStream) RecvMsg(message any) error {
 			return err
 		}
 		response, ok := message.(*raw)
-		if n.table == nil || !ok || typeURL(response.bytes) != nametable.TypeURL {
+		if !ok {
 			return nil
 		}
-		if err := n.take(response.bytes); err != nil {
+		var err error
+		switch kind := typeURL(response.bytes); {
+		case n.table != nil && kind == nametable.TypeURL:
+			err = n.take(response.bytes)
+		case n.roots.secrets != nil && kind == trustbundle.TypeURL:
+			err = n.roots.take(n.ctx, response.bytes, func(answer *discovery.DeltaDiscoveryRequest) error { return n.send(trustbundle.TypeURL, answer) })
+		default:
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strconv"
 	"sync"
@@ -30,9 +31,14 @@ type secrets struct {
 	current *identity.Certificate
 	lastErr error
 	changed chan struct{} // closed at each change
+	roots   []string      // that the control plane told, the one that signs first
+	version string        // of the roots that were followed last
+	renew   chan struct{} // asks for another certificate before its time
 }
 
-func newSecrets(o Options) *secrets { return &secrets{options: o, changed: make(chan struct{})} }
+func newSecrets(o Options) *secrets {
+	return &secrets{options: o, changed: make(chan struct{}), renew: make(chan struct{}, 1)}
+}
 
 // run gets a certificate and renews it for ever. What fails is tried again; an old one serves until it ends.
 func (s *secrets) run(ctx context.Context) error {
@@ -49,19 +55,30 @@ func (s *secrets) run(ctx context.Context) error {
 			delay = firstDelay
 			wait = time.Until(certificate.RenewAt())
 			slog.Info("certificate: obtained", "identity", s.options.ID.String(), "until", certificate.NotAfter)
-			s.options.writeCertificate(certificate)
 			s.set(certificate, nil)
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(max(wait, firstDelay)):
+		case <-s.renew:
+			time.Sleep(rand.N(s.hurry()))
 		}
 	}
 }
 
+// hurry is over how long all workloads of a mesh renew when its root is another one: they are told all at once.
+func (s *secrets) hurry() time.Duration {
+	const longest, shortest = 10 * time.Second, 100 * time.Millisecond
+	c, _, _ := s.state()
+	if c == nil {
+		return shortest
+	}
+	return min(longest, max(shortest, c.Life()/20))
+}
+
 func (s *secrets) fetch(ctx context.Context) (*identity.Certificate, error) {
-	connection, err := dial(s.options, s.options.CA)
+	connection, err := s.dial(s.options.CA)
 	if err != nil {
 		return nil, err
 	}
@@ -76,10 +93,22 @@ func (s *secrets) set(certificate *identity.Certificate, err error) {
 	defer s.mu.Unlock()
 	s.lastErr = err
 	if certificate != nil {
-		s.current = certificate
-		close(s.changed)
-		s.changed = make(chan struct{})
+		s.publish(certificate)
 	}
+}
+
+// publish gives a certificate to all, with the roots that were told; it is called with the lock.
+func (s *secrets) publish(certificate *identity.Certificate) {
+	trusting := *certificate
+	for _, root := range s.roots { // what the authority answers may be of a moment before
+		if !bytes.Contains(trusting.RootPEM, []byte(root)) {
+			trusting.RootPEM = append(slices.Clip(trusting.RootPEM), root...)
+		}
+	}
+	s.current = &trusting
+	s.options.writeCertificate(s.current)
+	close(s.changed)
+	s.changed = make(chan struct{})
 }
 
 // state returns the certificate, a channel that is closed at the next change, and the last failure.

@@ -20,7 +20,8 @@ import (
 
 // serveXDS carries each of Envoy's streams to the control plane over a connection of its own, byte for byte: the agent reads nothing
 // of it but the names that it asks for itself, and says what it knows of the workload. When either side ends, so does the other, and Envoy starts anew.
-func serveXDS(ctx context.Context, o Options, names *dns.Server, h *healthState) error {
+func serveXDS(ctx context.Context, s *secrets, names *dns.Server, h *healthState) error {
+	o := s.options
 	listener, err := listenUnix(o.xdsSocket())
 	if err != nil {
 		return err
@@ -31,7 +32,7 @@ func serveXDS(ctx context.Context, o Options, names *dns.Server, h *healthState)
 		}
 	}
 	server := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.MaxRecvMsgSize(math.MaxInt32),
-		grpc.UnknownServiceHandler(func(_ any, downstream grpc.ServerStream) error { return carry(o, names, h, downstream) }))
+		grpc.UnknownServiceHandler(func(_ any, downstream grpc.ServerStream) error { return carry(s, names, h, downstream) }))
 	return serveUntil(ctx, server, listener)
 }
 
@@ -51,12 +52,13 @@ func listenUnix(path string) (net.Listener, error) {
 	return net.Listen("unix", path)
 }
 
-func carry(o Options, names *dns.Server, h *healthState, downstream grpc.ServerStream) error {
+func carry(s *secrets, names *dns.Server, h *healthState, downstream grpc.ServerStream) error {
+	o := s.options
 	method, ok := grpc.MethodFromServerStream(downstream)
 	if !ok {
 		return errors.New("the stream has no method")
 	}
-	connection, err := dial(o, o.Discovery, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(math.MaxInt32)))
+	connection, err := s.dial(o.Discovery, grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(math.MaxInt32)))
 	if err != nil {
 		slog.Warn("xDS: cannot connect", "address", o.Discovery, "error", err)
 		return err
@@ -68,9 +70,9 @@ func carry(o Options, names *dns.Server, h *healthState, downstream grpc.ServerS
 		slog.Warn("xDS: cannot connect", "address", o.Discovery, "error", err)
 		return err
 	}
-	tapped := &tappedStream{ownStream: ownStream{upstream: upstream}}
+	tapped := &tappedStream{ctx: upstream.Context(), ownStream: ownStream{upstream: upstream}}
 	if strings.HasSuffix(method, "/DeltaAggregatedResources") {
-		tapped.health = h
+		tapped.health, tapped.roots.secrets = h, s
 		if names != nil {
 			tapped.table = names.Table
 		}
