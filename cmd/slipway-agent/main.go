@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -17,8 +16,6 @@ import (
 	"time"
 
 	"github.com/slipway-mesh/slipway/internal/sidecar/agent"
-	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
-	"github.com/slipway-mesh/slipway/internal/sidecar/redirect"
 	"github.com/slipway-mesh/slipway/internal/version"
 )
 
@@ -30,7 +27,7 @@ func main() {
 	stop()
 	if err != nil {
 		slog.Error("slipway-agent failed", "error", err)
-		os.Exit(1)
+		os.Exit(statusOf(err))
 	}
 }
 
@@ -46,7 +43,7 @@ func run(ctx context.Context, args []string) error {
 		}
 		return agent.Run(ctx, options)
 	case "redirect", "istio-iptables":
-		return runRedirect(args[1:])
+		return runRedirect(ctx, args[1:])
 	case "wait":
 		return wait(ctx, args[1:])
 	case "request":
@@ -56,63 +53,6 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 	return errors.New(usage)
-}
-
-func runRedirect(args []string) error {
-	flags := flag.NewFlagSet("redirect", flag.ContinueOnError)
-	var o redirect.Options
-	outbound, inbound := flags.Uint("p", 15001, "port that outbound connections go to"), flags.Uint("z", 15006, "port that inbound connections go to")
-	uid := flags.Uint("u", 1337, "user ID of the proxy, whose connections pass")
-	gid := flags.Uint("g", 1337, "group ID of the proxy, whose connections pass")
-	mode := flags.String("m", "REDIRECT", "interception mode")
-	flags.StringVar(&o.IncludeOutboundRanges, "i", "", "CIDRs to capture, or *")
-	flags.StringVar(&o.ExcludeOutboundRanges, "x", "", "CIDRs not to capture")
-	flags.StringVar(&o.IncludeInbound, "b", "", "inbound ports to capture, or *")
-	flags.StringVar(&o.ExcludeInbound, "d", "", "inbound ports not to capture")
-	flags.StringVar(&o.IncludeOutboundPorts, "q", "", "outbound ports to capture wherever they lead")
-	flags.StringVar(&o.ExcludeOutboundPorts, "o", "", "outbound ports not to capture")
-	captured := flags.Bool("redirect-dns", dnsCaptured(), "lead DNS questions to the agent")
-	allDNS := flags.Bool("capture-all-dns", false, "whichever server they are for, and not only those of resolv.conf")
-	cleanup := flags.Bool("cleanup-only", false, "take the rules away")
-	flags.String("log_output_level", "", "accepted for compatibility")
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if *cleanup {
-		return redirect.Cleanup()
-	}
-	if *mode != "REDIRECT" {
-		return fmt.Errorf("-m %s: only REDIRECT is supported yet", *mode)
-	}
-	o.OutboundPort, o.InboundPort, o.ProxyUID, o.ProxyGID = uint16(*outbound), uint16(*inbound), uint32(*uid), uint32(*gid)
-	if *captured {
-		if err := captureDNS(&o, *allDNS); err != nil {
-			return err
-		}
-	}
-	plan, err := redirect.NewPlan(o)
-	if err != nil {
-		return err
-	}
-	return redirect.Apply(plan)
-}
-
-// captureDNS leads the questions for the servers that the pod has, or for all, to the agent.
-func captureDNS(o *redirect.Options, all bool) error {
-	o.DNSPort = dns.Port
-	if all {
-		return nil
-	}
-	var servers dns.Server
-	if err := servers.FromResolver(dns.ResolverFile); err != nil {
-		return err
-	}
-	for _, server := range servers.Upstreams {
-		if address, err := netip.ParseAddrPort(server); err == nil {
-			o.DNSServers = append(o.DNSServers, address.Addr())
-		}
-	}
-	return nil
 }
 
 // wait returns when the proxy is ready, or fails with the cause when it is not in time.

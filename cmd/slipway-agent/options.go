@@ -179,5 +179,21 @@ func fromEnvironment(o *agent.Options, env map[string]string) error {
 	return nil
 }
 
-// dnsCaptured says what the pod's environment asks of redirect.
-func dnsCaptured() bool { return os.Getenv("ISTIO_META_DNS_CAPTURE") == "true" }
+// captureEnvironment are the variables that have a flag's value where the flag is not given.
+var captureEnvironment = map[string]string{
+	"p": "ENVOY_PORT", "z": "INBOUND_CAPTURE_PORT", "u": "PROXY_UID", "g": "PROXY_GID", "m": "ISTIO_INBOUND_INTERCEPTION_MODE", "b": "ISTIO_INBOUND_PORTS",
+	"d": "ISTIO_LOCAL_EXCLUDE_PORTS", "i": "ISTIO_SERVICE_CIDR", "x": "ISTIO_SERVICE_EXCLUDE_CIDR", "q": "ISTIO_OUTBOUND_PORTS", "o": "ISTIO_LOCAL_OUTBOUND_PORTS_EXCLUDE",
+	"c": "ISTIO_EXCLUDE_INTERFACES", "t": "ISTIO_INBOUND_TPROXY_MARK", "r": "ISTIO_INBOUND_TPROXY_ROUTE_TABLE", "redirect-dns": "ISTIO_META_DNS_CAPTURE",
+	"drop-invalid": "INVALID_DROP", "outbound-owner-groups": "ISTIO_OUTBOUND_OWNER_GROUPS", "outbound-owner-groups-exclude": "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
+}
+
+func fromCaptureEnvironment(flags *flag.FlagSet) error {
+	for name, variable := range captureEnvironment {
+		if value := os.Getenv(variable); value != "" {
+			if err := flags.Set(name, value); err != nil {
+				return fmt.Errorf("%s: %w", variable, err)
+			}
+		}
+	}
+	return nil
+}

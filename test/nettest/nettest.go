@@ -31,6 +31,7 @@ type Network struct {
 // Pod is a network namespace with an address, and a mount namespace with an /etc and a /run of its own.
 type Pod struct {
 	Name, Address string
+	Address6      string
 	pid           int
 	dir           string
 	hub           *Pod
@@ -41,6 +42,7 @@ type Pod struct {
 const (
 	podSubnet     = "10.77.0."
 	outsideSubnet = "10.88.0."
+	subnet6       = "fd00:77::"
 )
 
 // New makes a network that ends with the test.
@@ -53,7 +55,7 @@ func New(t testing.TB) *Network {
 	for _, command := range []string{"ip link add br0 type bridge", "ip addr add " + podSubnet + "1/24 dev br0", "ip addr add " + outsideSubnet + "1/24 dev br0", "ip link set br0 up"} {
 		n.hub.Run(t, command)
 	}
-	n.hub.do(t, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o600) })
+	n.hub.Do(t, func() error { return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o600) })
 	return n
 }
 
@@ -72,7 +74,8 @@ func (n *Network) add(t testing.TB, name, subnet string) *Pod {
 	p.hub, p.link = n.hub, link
 	n.hub.Run(t, fmt.Sprintf("ip link add %s type veth peer name eth0 netns %d", link, p.pid))
 	n.hub.Run(t, "ip link set "+link+" master br0 up")
-	for _, command := range []string{"ip addr add " + p.Address + "/24 dev eth0", "ip link set eth0 up", "ip route add default via " + subnet + "1"} {
+	p.Address6 = fmt.Sprintf("%s%d", subnet6, 10+n.pods)
+	for _, command := range []string{"ip addr add " + p.Address + "/24 dev eth0", "ip addr add " + p.Address6 + "/64 dev eth0 nodad", "ip link set eth0 up", "ip route add default via " + subnet + "1"} {
 		p.Run(t, command)
 	}
 	return p
@@ -148,15 +151,15 @@ func (p *Pod) Mkdir(t testing.TB, path string) {
 	}
 }
 
-// command is a program in the pod's namespaces, as a user.
-func (p *Pod) command(uid int, words ...string) []string {
-	return append([]string{"nsenter", "-t", fmt.Sprint(p.pid), "-n", "-m", "-S", fmt.Sprint(uid), "-G", fmt.Sprint(uid), "--"}, words...)
+// command is a program in the pod's namespaces, as a user and a group.
+func (p *Pod) command(uid, gid int, words ...string) []string {
+	return append([]string{"nsenter", "-t", fmt.Sprint(p.pid), "-n", "-m", "-S", fmt.Sprint(uid), "-G", fmt.Sprint(gid), "--"}, words...)
 }
 
 // Run runs a command in the pod as root and waits for it.
 func (p *Pod) Run(t testing.TB, line string) {
 	t.Helper()
-	words := p.command(0, strings.Fields(line)...)
+	words := p.command(0, 0, strings.Fields(line)...)
 	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %s: %v\n%s", p.Name, line, err, out)
 	}
@@ -165,12 +168,18 @@ func (p *Pod) Run(t testing.TB, line string) {
 // Start starts a program in the pod as a user, with only this environment, and ends it with the test, or when it is told to.
 func (p *Pod) Start(t testing.TB, uid int, environment []string, words ...string) (kill func()) {
 	t.Helper()
-	line := p.command(uid, append(append([]string{"env", "-i"}, environment...), words...)...)
+	return p.StartAs(t, uid, uid, environment, words...)
+}
+
+// StartAs is Start in another group than the user's own.
+func (p *Pod) StartAs(t testing.TB, uid, gid int, environment []string, words ...string) (kill func()) {
+	t.Helper()
+	line := p.command(uid, gid, append(append([]string{"env", "-i"}, environment...), words...)...)
 	return kubetest.Process(t, p.dir, filepath.Base(words[0]), line[0], line[1:]...)
 }
 
-// do runs a function on a thread that is in the pod's network.
-func (p *Pod) do(t testing.TB, work func() error) {
+// Do runs a function on a thread that is in the pod's network.
+func (p *Pod) Do(t testing.TB, work func() error) {
 	t.Helper()
 	if err := p.inside(work); err != nil {
 		t.Fatalf("%s: %v", p.Name, err)
@@ -216,9 +225,15 @@ func (p *Pod) Dial(ctx context.Context, network, address string) (net.Conn, erro
 // Listen listens inside the pod until the test ends.
 func (p *Pod) Listen(t testing.TB, address string) net.Listener {
 	t.Helper()
+	return p.ListenWith(t, &net.ListenConfig{}, address)
+}
+
+// ListenWith listens with sockets that are set up in some way.
+func (p *Pod) ListenWith(t testing.TB, config *net.ListenConfig, address string) net.Listener {
+	t.Helper()
 	var listener net.Listener
-	p.do(t, func() (err error) {
-		listener, err = net.Listen("tcp", address)
+	p.Do(t, func() (err error) {
+		listener, err = config.Listen(t.Context(), "tcp", address)
 		return err
 	})
 	t.Cleanup(func() { _ = listener.Close() })
@@ -228,7 +243,7 @@ func (p *Pod) Listen(t testing.TB, address string) net.Listener {
 // Full listens inside the pod at a port that takes no connection any more: whoever tries gets no answer.
 func (p *Pod) Full(t testing.TB) (port string) {
 	t.Helper()
-	p.do(t, func() error {
+	p.Do(t, func() error {
 		socket, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -258,7 +273,7 @@ func (p *Pod) Full(t testing.TB) (port string) {
 func (p *Pod) ListenPacket(t testing.TB, address string) net.PacketConn {
 	t.Helper()
 	var packets net.PacketConn
-	p.do(t, func() (err error) {
+	p.Do(t, func() (err error) {
 		packets, err = net.ListenPacket("udp", address)
 		return err
 	})

@@ -10,6 +10,7 @@ import (
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	originalsrc "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/original_src/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -17,6 +18,9 @@ import (
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 )
+
+// transparentMark is that of the proxy's packets to an application that sees its callers' addresses: capture knows them by it.
+const transparentMark = 1337
 
 // passthroughSource is the address that the proxy calls the application from: capture lets it pass.
 const passthroughSource = "127.0.0.6"
@@ -27,7 +31,10 @@ type InboundSections struct{ Clusters, Listeners *Section }
 // Inbound makes the listener for captured inbound connections and its clusters.
 func Inbound(config *mesh.Config, flavour mesh.Flavour, in *mesh.Inbound) InboundSections {
 	from := inboundSide(config, flavour)
-	clusters := map[string]*Resource{InboundPassthroughCluster: inboundCluster(config, InboundPassthroughCluster, mesh.InboundPort{})}
+	made := func(name string, port mesh.InboundPort) *Resource {
+		return inboundCluster(config, name, port, in.Transparent)
+	}
+	clusters := map[string]*Resource{InboundPassthroughCluster: made(InboundPassthroughCluster, mesh.InboundPort{})}
 	listeners := map[string]*Resource{}
 	out := &listener.Listener{
 		Name: "virtualInbound", Address: address(wildcard, inboundPort), TrafficDirection: core.TrafficDirection_INBOUND,
@@ -39,9 +46,13 @@ func Inbound(config *mesh.Config, flavour mesh.Flavour, in *mesh.Inbound) Inboun
 			Filters: []*listener.Filter{tcpTo(from, BlackHoleCluster)},
 		}},
 	}
+	if in.Transparent {
+		out.Transparent = boolean(true)
+		out.ListenerFilters = append(out.ListenerFilters, listenerFilter("envoy.filters.listener.original_src", &originalsrc.OriginalSrc{Mark: transparentMark}))
+	}
 	for _, port := range in.Ports {
 		name := "inbound|" + itoa(port.Port) + "||"
-		clusters[name] = inboundCluster(config, name, port)
+		clusters[name] = made(name, port)
 		chains := inboundChains(from, in.Guard, port, name)
 		if port.Bound {
 			own := boundListener(config, port, chains)
@@ -192,12 +203,13 @@ func servedFor(service string) *core.Metadata {
 }
 
 // inboundCluster reaches the application where the connection was meant to go, or where the Sidecar says that it listens.
-func inboundCluster(config *mesh.Config, name string, port mesh.InboundPort) *Resource {
+func inboundCluster(config *mesh.Config, name string, port mesh.InboundPort, transparent bool) *Resource {
 	out := &cluster.Cluster{
 		Name: name, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}, LbPolicy: cluster.Cluster_CLUSTER_PROVIDED,
-		ConnectTimeout: millis(config.ConnectTimeoutMillis), UpstreamBindConfig: &core.BindConfig{SourceAddress: &core.SocketAddress{
-			Address: passthroughSource, PortSpecifier: &core.SocketAddress_PortValue{PortValue: 0}}},
-		Metadata: servedFor(port.Service),
+		ConnectTimeout: millis(config.ConnectTimeoutMillis), Metadata: servedFor(port.Service),
+	}
+	if !transparent {
+		out.UpstreamBindConfig = &core.BindConfig{SourceAddress: &core.SocketAddress{Address: passthroughSource, PortSpecifier: &core.SocketAddress_PortValue{PortValue: 0}}}
 	}
 	if port.Endpoint != "" {
 		out.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}

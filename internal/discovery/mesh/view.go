@@ -64,11 +64,13 @@ type Inbound struct {
 	Ports []InboundPort
 	Mode  MTLSMode // of ports in no service
 	Guard *Guard
+	// Transparent says that connections come in as they are (TPROXY), and that the application is to see their callers' addresses.
+	Transparent bool
 }
 
 // Key is equal for equal Inbounds.
 func (i *Inbound) Key() string {
-	key := strconv.Itoa(int(i.Mode)) + "|" + i.Guard.Key()
+	key := strconv.Itoa(int(i.Mode)) + "|" + strconv.FormatBool(i.Transparent) + "|" + i.Guard.Key()
 	for _, p := range i.Ports {
 		key += "|" + strconv.Itoa(int(p.Port)) + "," + string(p.Protocol) + "," + strconv.Itoa(int(p.Mode)) + "," + p.Service + "," + strconv.Itoa(int(p.Number)) +
 			"," + p.Bind + "," + strconv.FormatBool(p.Bound) + "," + p.Endpoint + "," + fmt.Sprintf("%p,%p", p.Pool, p.TLS)

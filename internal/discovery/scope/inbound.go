@@ -13,7 +13,7 @@ import (
 // Inbound computes what a workload serves and accepts. Where two services have one port of it, the older counts.
 func Inbound(w *world.World, proxy *mesh.Proxy) *mesh.Inbound {
 	services := selecting(w, proxy)
-	out := &mesh.Inbound{Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, 0), Guard: w.Guard(proxy.Namespace, proxy.Labels)}
+	out := &mesh.Inbound{Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, 0), Guard: w.Guard(proxy.Namespace, proxy.Labels), Transparent: proxy.Capture == "TPROXY"}
 	seen := map[uint32]bool{}
 	sidecar := w.Sidecar(proxy.Namespace, proxy.Labels)
 	if sidecar != nil && len(sidecar.Ingress) > 0 {

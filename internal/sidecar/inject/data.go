@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"regexp"
 	"strings"
 
@@ -43,6 +44,8 @@ func templateData(config *Config, request Request, pod *corev1.Pod) data {
 	if len(containers) > 0 {
 		d.AppContainer = containers[0]
 	}
+	mode, _ := proxyConfig["interceptionMode"].(string)
+	d.Capture = annotation(pod.ObjectMeta, "sidecar.istio.io/interceptionMode", cmp.Or(mode, "REDIRECT"))
 	d.CanonicalName = canonical(pod.Labels, owner.Name, canonicalName, "app.kubernetes.io/name", "app")
 	d.CanonicalRevision = canonical(pod.Labels, "latest", canonicalRev, "app.kubernetes.io/version", "version")
 	return d

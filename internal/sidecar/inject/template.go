@@ -28,6 +28,7 @@ type data struct {
 	PodPorts                         []corev1.ContainerPort
 	AppContainers, AppContainer      string
 	CanonicalName, CanonicalRevision string
+	Capture                          string // REDIRECT, TPROXY or NONE
 }
 
 // render executes a template and reads the pod that it writes.

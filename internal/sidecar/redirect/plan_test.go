@@ -15,22 +15,32 @@ type packet struct {
 	port     uint16
 }
 
-// decide is what the rules do with a packet: the first that matches.
-func decide(rules []Rule, p packet) Verdict {
-	for _, r := range rules {
-		if matches(r, p) {
-			return r.Verdict
+// Where packets go.
+const passes, toOutbound, toInbound, toDNS = 0, 15001, 15006, 15053
+
+// decide is the port that a packet is led to: the first rule that matches says it.
+func decide(plan Plan, hook Hook, p packet) uint32 {
+	for _, c := range plan.Chains {
+		if c.Table != "nat" || c.Hook != hook {
+			continue
+		}
+		for _, r := range c.Rules {
+			if matches(r, p) {
+				return r.Value
+			}
 		}
 	}
-	return Return
+	return passes
 }
 
 func matches(r Rule, p packet) bool {
 	from, to := netip.MustParseAddr(p.from), netip.MustParseAddr(p.to)
 	switch {
-	case r.Loopback && !p.loopback,
-		r.UID != nil && (*r.UID == p.uid) == r.Not,
-		r.GID != nil && (*r.GID == p.gid) == r.Not,
+	case r.Out == loopback && !p.loopback,
+		r.UID != nil && *r.UID != p.uid,
+		r.GID != nil && *r.GID != p.gid,
+		slices.Contains(r.NotUIDs, p.uid),
+		slices.Contains(r.NotGIDs, p.gid),
 		r.Source.IsValid() && !r.Source.Contains(from),
 		r.Destination.IsValid() && !r.Destination.Contains(to),
 		r.NotDestination.IsValid() && (r.NotDestination.Contains(to) || r.NotDestination.Addr().Is4() != to.Is4()),
@@ -44,7 +54,7 @@ func matches(r Rule, p packet) bool {
 
 func TestPlan(t *testing.T) {
 	const pod, remote = "10.1.0.5", "10.2.0.9"
-	all := Options{OutboundPort: 15001, InboundPort: 15006, ProxyUID: 1337, ProxyGID: 1337, IncludeInbound: "*", ExcludeInbound: "15090,15021", IncludeOutboundRanges: "*"}
+	all := Options{OutboundPort: 15001, InboundPort: 15006, ProxyUIDs: []uint32{1337}, ProxyGIDs: []uint32{1337}, IncludeInbound: "*", ExcludeInbound: "15090,15021", IncludeOutboundRanges: "*"}
 	with := func(change func(*Options)) Options { o := all; change(&o); return o }
 	app, proxy := packet{uid: 1000, gid: 1000, from: pod}, packet{uid: 1337, gid: 1337, from: pod}
 	to := func(p packet, ip string, port uint16) packet { p.to, p.port = ip, port; return p }
@@ -56,45 +66,45 @@ func TestPlan(t *testing.T) {
 		options Options
 		inbound bool
 		packet  packet
-		want    Verdict
+		want    uint32
 	}{
-		{"remote to the application", all, true, packet{from: remote, to: pod, port: 80}, ToInbound},
-		{"remote to the proxy's own port", all, true, packet{from: remote, to: pod, port: 15021}, Return},
-		{"only listed inbound ports", with(func(o *Options) { o.IncludeInbound = "80" }), true, packet{from: remote, to: pod, port: 81}, Return},
-		{"application to remote", all, false, to(app, remote, 80), ToOutbound},
-		{"application to remote by IPv6", all, false, packet{uid: 1000, gid: 1000, from: "fd00::1", to: "fd00::2", port: 80}, ToOutbound},
-		{"application to its own pod", all, false, lo(to(app, pod, 80)), Return},
-		{"application to localhost", all, false, lo(to(app, "127.0.0.1", 80)), Return},
-		{"proxy to remote", all, false, to(proxy, remote, 80), Return},
-		{"proxy to its own pod", all, false, lo(to(proxy, pod, 80)), ToInbound},
-		{"proxy to the application", all, false, lo(packet{uid: 1337, gid: 1337, from: "127.0.0.6", to: pod, port: 80}), Return},
-		{"excluded port", with(func(o *Options) { o.ExcludeOutboundPorts = "5432" }), false, to(app, remote, 5432), Return},
-		{"excluded range", with(func(o *Options) { o.ExcludeOutboundRanges = "10.2.0.0/16" }), false, to(app, remote, 80), Return},
-		{"only included range", with(func(o *Options) { o.IncludeOutboundRanges = "10.3.0.0/16" }), false, to(app, remote, 80), Return},
-		{"included port outside the ranges", with(func(o *Options) { o.IncludeOutboundRanges, o.IncludeOutboundPorts = "10.3.0.0/16", "80" }), false, to(app, remote, 80), ToOutbound},
-		{"DNS left alone", all, false, udp(to(app, remote, 53)), Return},
-		{"DNS of the application", dns, false, udp(to(app, remote, 53)), ToDNS},
-		{"DNS of the application over TCP", dns, false, to(app, remote, 53), ToDNS},
-		{"DNS of the application to a server in the pod", with(func(o *Options) { o.DNSPort, o.DNSServers = 15053, []netip.Addr{netip.MustParseAddr("127.0.0.53")} }), false, udp(lo(to(app, "127.0.0.53", 53))), ToDNS},
-		{"the same over TCP", with(func(o *Options) { o.DNSPort, o.DNSServers = 15053, []netip.Addr{netip.MustParseAddr("127.0.0.53")} }), false, lo(to(app, "127.0.0.53", 53)), ToDNS},
-		{"DNS of the proxy", dns, false, udp(to(proxy, remote, 53)), Return},
-		{"DNS of the proxy over TCP", dns, false, to(proxy, remote, 53), Return},
-		{"DNS of another server", dns, false, udp(to(app, "10.2.0.10", 53)), Return},
-		{"DNS of another server over TCP is a connection like others", dns, false, to(app, "10.2.0.10", 53), ToOutbound},
-		{"all DNS", with(func(o *Options) { o.DNSPort = 15053 }), false, udp(to(app, "10.2.0.10", 53)), ToDNS},
-		{"other UDP", dns, false, udp(to(app, remote, 443)), Return},
+		{"remote to the application", all, true, packet{from: remote, to: pod, port: 80}, toInbound},
+		{"remote to the proxy's own port", all, true, packet{from: remote, to: pod, port: 15021}, passes},
+		{"only listed inbound ports", with(func(o *Options) { o.IncludeInbound = "80" }), true, packet{from: remote, to: pod, port: 81}, passes},
+		{"application to remote", all, false, to(app, remote, 80), toOutbound},
+		{"application to remote by IPv6", all, false, packet{uid: 1000, gid: 1000, from: "fd00::1", to: "fd00::2", port: 80}, toOutbound},
+		{"application to its own pod", all, false, lo(to(app, pod, 80)), passes},
+		{"application to localhost", all, false, lo(to(app, "127.0.0.1", 80)), passes},
+		{"proxy to remote", all, false, to(proxy, remote, 80), passes},
+		{"proxy to its own pod", all, false, lo(to(proxy, pod, 80)), toInbound},
+		{"proxy to the application", all, false, lo(packet{uid: 1337, gid: 1337, from: "127.0.0.6", to: pod, port: 80}), passes},
+		{"excluded port", with(func(o *Options) { o.ExcludeOutboundPorts = "5432" }), false, to(app, remote, 5432), passes},
+		{"excluded range", with(func(o *Options) { o.ExcludeOutboundRanges = "10.2.0.0/16" }), false, to(app, remote, 80), passes},
+		{"only included range", with(func(o *Options) { o.IncludeOutboundRanges = "10.3.0.0/16" }), false, to(app, remote, 80), passes},
+		{"included port outside the ranges", with(func(o *Options) { o.IncludeOutboundRanges, o.IncludeOutboundPorts = "10.3.0.0/16", "80" }), false, to(app, remote, 80), toOutbound},
+		{"DNS left alone", all, false, udp(to(app, remote, 53)), passes},
+		{"DNS of the application", dns, false, udp(to(app, remote, 53)), toDNS},
+		{"DNS of the application over TCP", dns, false, to(app, remote, 53), toDNS},
+		{"DNS of the application to a server in the pod", with(func(o *Options) { o.DNSPort, o.DNSServers = 15053, []netip.Addr{netip.MustParseAddr("127.0.0.53")} }), false, udp(lo(to(app, "127.0.0.53", 53))), toDNS},
+		{"the same over TCP", with(func(o *Options) { o.DNSPort, o.DNSServers = 15053, []netip.Addr{netip.MustParseAddr("127.0.0.53")} }), false, lo(to(app, "127.0.0.53", 53)), toDNS},
+		{"DNS of the proxy", dns, false, udp(to(proxy, remote, 53)), passes},
+		{"DNS of the proxy over TCP", dns, false, to(proxy, remote, 53), passes},
+		{"DNS of another server", dns, false, udp(to(app, "10.2.0.10", 53)), passes},
+		{"DNS of another server over TCP is a connection like others", dns, false, to(app, "10.2.0.10", 53), toOutbound},
+		{"all DNS", with(func(o *Options) { o.DNSPort = 15053 }), false, udp(to(app, "10.2.0.10", 53)), toDNS},
+		{"other UDP", dns, false, udp(to(app, remote, 443)), passes},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			plan, err := NewPlan(c.options)
 			if err != nil {
 				t.Fatal(err)
 			}
-			rules := plan.Outbound
+			hook := Output
 			if c.inbound {
-				rules = plan.Inbound
+				hook = Prerouting
 			}
-			if got := decide(rules, c.packet); got != c.want {
-				t.Errorf("verdict %d, not %d", got, c.want)
+			if got := decide(plan, hook, c.packet); got != c.want {
+				t.Errorf("led to %d, not %d", got, c.want)
 			}
 		})
 	}
