@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -254,8 +255,15 @@ func (m *mesh) injectWith(t *testing.T, p *nettest.Pod, namespace, labels string
 	environment := []string{
 		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ISTIO_META_NETWORK=home", "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
 	}
-	p.Start(t, proxyUser, append(environment, more...), agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
+	user := proxyUser
+	if slices.Contains(more, transparentMode) {
+		user = 0 // the template says so: only root may call from addresses that are not the pod's
+	}
+	p.StartAs(t, user, proxyUser, append(environment, more...), agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
 }
+
+// transparentMode asks for TPROXY.
+const transparentMode = "ISTIO_META_INTERCEPTION_MODE=TPROXY"
 
 // equip gives a pod what an agent needs: the programs, a token, the mesh's root, and a way to the control plane.
 func (m *mesh) equip(t *testing.T, p *nettest.Pod, namespace, labels string) (agent string) {

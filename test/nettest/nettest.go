@@ -281,6 +281,9 @@ func (p *Pod) ListenPacket(t testing.TB, address string) net.PacketConn {
 	return packets
 }
 
+// Namespace is the file of the pod's network namespace.
+func (p *Pod) Namespace() string { return fmt.Sprintf("/proc/%d/ns/net", p.pid) }
+
 // Path is where the host finds a file of the pod.
 func (p *Pod) Path(path string) string { return fmt.Sprintf("/proc/%d/root%s", p.pid, path) }
 

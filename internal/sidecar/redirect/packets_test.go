@@ -302,7 +302,7 @@ func (g *ground) keepsCaller(t *testing.T, places map[string]string) {
 		return errors.Join(err, failed)
 	}
 	to := net.JoinHostPort(places["pod"], "80")
-	if got, err := call(t, g.pod, 0, "tcp", places["remote"], to, marked); got != "app "+to+" "+places["remote"] {
+	if got, err := call(t, g.pod, proxy, "tcp", places["remote"], to, marked); got != "app "+to+" "+places["remote"] {
 		t.Errorf("the application is called by %q: %v", got, err)
 	}
 }

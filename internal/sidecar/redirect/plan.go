@@ -237,7 +237,7 @@ func (o Options) transparent(inbound []Rule) []Rule {
 
 // marked is what this pod sends where the inbound side is transparent.
 func (o Options) marked() []Rule {
-	rules := []Rule{{ConnectionMark: o.Mark, Verdict: RestoreMark}}
+	rules := []Rule{{ConnectionMark: o.Mark, Verdict: RestoreMark}, {Mark: o.Mark}}
 	for _, owner := range o.proxies() {
 		for _, local := range localhost { // the proxy calls a workload that is its own
 			own := o.own(owner, local)
