@@ -37,6 +37,7 @@ type mesh struct {
 	secure   string // address of slipwayd's xDS over TLS
 	plain    string // and of that in plain text
 	metrics  string // URL of slipwayd's metrics
+	hooks    string // address of its webhooks
 	bin      string // folder of the programs that are tested
 	base     string // objects that stand before and after each case
 	backends map[string]*backend
@@ -188,9 +189,9 @@ func startControlPlane(t *testing.T, flags ...string) *mesh {
 	monitoring := at()
 	m.metrics = "http://" + monitoring + "/metrics"
 	debug := at()
-	hooks := at()
+	m.hooks = at()
 	run := func() (kill func()) {
-		args := []string{"--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", m.plain, "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", monitoring, "--httpsAddr", hooks}
+		args := []string{"--kubeconfig", m.kube.Kubeconfig, "--grpcAddr", m.plain, "--secureGRPCAddr", m.secure, "--httpAddr", debug, "--monitoringAddr", monitoring, "--httpsAddr", m.hooks}
 		return kubetest.Process(t, m.bin, "slipwayd", filepath.Join(m.bin, "slipwayd"), append(args, flags...)...)
 	}
 	kill := run()

@@ -43,6 +43,8 @@ type Server struct {
 	Client client.Client
 	// Kubeconfig is the path of a kubeconfig for other programs.
 	Kubeconfig string
+	// SigningKey is the path of the key, RSA in PEM, that service accounts' tokens are signed with.
+	SigningKey string
 }
 
 // Root is the repository's top folder.
@@ -102,7 +104,7 @@ func Start(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &Server{Config: config, Client: kube, Kubeconfig: writeKubeconfig(t, dir, config)}
+	return &Server{Config: config, Client: kube, Kubeconfig: writeKubeconfig(t, dir, config), SigningKey: filepath.Join(dir, "sa.key")}
 }
 
 func local(port int) string { return fmt.Sprintf("http://127.0.0.1:%d", port) }

@@ -4,10 +4,12 @@ package webhook
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,16 +29,17 @@ type Validator struct {
 	// State is what else there is; nil while that is not known.
 	State func() *resolve.State
 	// Istio's names: galley was the part that did this.
-	passed, failed *prometheus.CounterVec
+	passed, failed, malformed *prometheus.CounterVec
 }
 
 // NewValidator registers its metrics.
 func NewValidator(options resolve.Options, state func() *resolve.State, registry prometheus.Registerer) *Validator {
 	v := &Validator{Options: options, State: state,
-		passed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "galley_validation_passed", Help: "Objects that were taken."}, []string{"group", "version", "resource"}),
-		failed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "galley_validation_failed", Help: "Objects that were refused."}, []string{"group", "version", "resource"}),
+		passed:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "galley_validation_passed", Help: "Objects that were taken."}, []string{"group", "version", "resource"}),
+		failed:    prometheus.NewCounterVec(prometheus.CounterOpts{Name: "galley_validation_failed", Help: "Objects that were refused."}, []string{"group", "version", "resource"}),
+		malformed: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "galley_validation_http_error", Help: "Requests that are no reviews, by the status that they are answered with."}, []string{"status"}),
 	}
-	registry.MustRegister(v.passed, v.failed)
+	registry.MustRegister(v.passed, v.failed, v.malformed)
 	return v
 }
 
@@ -44,8 +47,13 @@ func NewValidator(options resolve.Options, state func() *resolve.State, registry
 func (v *Validator) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 	body, err := io.ReadAll(http.MaxBytesReader(out, request.Body, maxReview))
 	review := admission.AdmissionReview{}
-	if err != nil || json.Unmarshal(body, &review) != nil || review.Request == nil {
-		http.Error(out, "the body is not an AdmissionReview", http.StatusBadRequest)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		v.misread(out, fmt.Sprintf("a review of more than %d bytes is not read", tooLarge.Limit), http.StatusRequestEntityTooLarge)
+		return
+	case err != nil || json.Unmarshal(body, &review) != nil || review.Request == nil:
+		v.misread(out, "the body is not an AdmissionReview", http.StatusBadRequest)
 		return
 	}
 	answer := admission.AdmissionReview{TypeMeta: review.TypeMeta, Response: v.review(review.Request)}
@@ -60,6 +68,11 @@ func (v *Validator) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 	if err := json.NewEncoder(out).Encode(answer); err != nil {
 		slog.Warn("validate: cannot answer", "error", err)
 	}
+}
+
+func (v *Validator) misread(out http.ResponseWriter, why string, status int) {
+	v.malformed.WithLabelValues(strconv.Itoa(status)).Inc()
+	http.Error(out, why, status)
 }
 
 // check looks at the object by itself, and among the others where they are known.

@@ -28,7 +28,7 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		Bytes: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pilot_xds_sent_bytes", Help: "Resource bytes sent, by type."}, []string{"type"}),
 	}
 	registry.MustRegister(m.Streams, m.Pushes, m.Rejects, m.Refused, m.Rollbacks, m.Bytes, m.Converged)
-	for _, name := range append(shortNames[:], "sds") { // what never happened is 0, and not unknown
+	for _, name := range append(shortNames[:], "sds", "pcds") { // what never happened is 0, and not unknown
 		m.Rejects.WithLabelValues(name)
 	}
 	return m

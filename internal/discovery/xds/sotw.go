@@ -37,14 +37,14 @@ type wholeState struct {
 func (e *endpoint) StreamAggregatedResources(rpc discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
 	first, err := rpc.Recv()
 	if err != nil {
-		return err
+		return e.unreadable(err)
 	}
 	if strings.HasPrefix(first.TypeUrl, debugPrefix) {
 		return e.answerDebug(rpc.Context(), first, rpc.Send)
 	}
 	proxy, err := parseNode(first.Node, false)
 	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
+		return e.unreadable(status.Error(codes.InvalidArgument, err.Error()))
 	}
 	st := &wholeStream{stream: e.newStream(rpc.Context(), proxy, nil), send: rpc.Send}
 	if err := e.admit(rpc.Context(), st.stream); err != nil {

@@ -2,6 +2,7 @@ package xds
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"strconv"
 	"sync"
@@ -109,11 +110,11 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 	greeting := time.AfterFunc(pause, greeted) // who says nothing keeps nobody waiting
 	first, err := recv()
 	if err != nil {
-		return err
+		return e.unreadable(err)
 	}
 	proxy, err := parseNode(first.Node, true)
 	if err != nil {
-		return status.Error(codes.InvalidArgument, err.Error())
+		return e.unreadable(status.Error(codes.InvalidArgument, err.Error()))
 	}
 	st := e.newStream(rpc.Context(), proxy, sender(rpc))
 	if err := e.admit(rpc.Context(), st); err != nil {
@@ -128,6 +129,16 @@ func (e *endpoint) DeltaAggregatedResources(rpc discovery.AggregatedDiscoverySer
 		return err
 	}
 	return st.loop(requests, failed)
+}
+
+// unreadable counts a first request that cannot be served. A caller that only goes is none.
+func (e *endpoint) unreadable(err error) error {
+	switch status.Code(err) {
+	case codes.InvalidArgument, codes.Internal, codes.ResourceExhausted:
+		e.metrics.Refused.Inc()
+		slog.Warn("xDS: a first request cannot be served", "error", err)
+	}
+	return err
 }
 
 // sender sends responses by the server's Codec.

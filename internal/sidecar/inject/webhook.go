@@ -50,11 +50,19 @@ func (w *Webhook) failure(err error) *admission.AdmissionResponse {
 // ServeHTTP answers a review in kind.
 func (w *Webhook) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 	if request.Header.Get("Content-Type") != "application/json" {
+		w.results.WithLabelValues("malformed").Inc()
 		http.Error(out, "invalid Content-Type, want `application/json`", http.StatusUnsupportedMediaType)
 		return
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(out, request.Body, maxReview))
-	if err != nil || len(body) == 0 {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		w.results.WithLabelValues("malformed").Inc()
+		http.Error(out, fmt.Sprintf("a review of more than %d bytes is not read", tooLarge.Limit), http.StatusRequestEntityTooLarge)
+		return
+	case err != nil || len(body) == 0:
+		w.results.WithLabelValues("malformed").Inc()
 		http.Error(out, "no body found", http.StatusBadRequest)
 		return
 	}
@@ -65,6 +73,7 @@ func (w *Webhook) ServeHTTP(out http.ResponseWriter, request *http.Request) {
 		err = errors.New("there is no request in it")
 	}
 	if err != nil {
+		w.results.WithLabelValues("malformed").Inc()
 		answer.Response = denied(fmt.Errorf("could not decode body: %w", err))
 	} else {
 		answer.TypeMeta = review.TypeMeta
