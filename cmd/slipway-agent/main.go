@@ -19,7 +19,7 @@ import (
 	"github.com/slipway-mesh/slipway/internal/version"
 )
 
-const usage = "usage: slipway-agent proxy|redirect|wait|request|version [flags]"
+const usage = "usage: slipway-agent proxy|redirect|wait|request|diagnose|grpc-bootstrap|version [flags]"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -44,6 +44,10 @@ func run(ctx context.Context, args []string) error {
 		return agent.Run(ctx, options)
 	case "redirect", "istio-iptables":
 		return runRedirect(ctx, args[1:])
+	case "grpc-bootstrap":
+		return grpcBootstrap(args[1:])
+	case "diagnose":
+		return diagnose(ctx, args[1:])
 	case "wait":
 		return wait(ctx, args[1:])
 	case "request":
@@ -53,6 +57,42 @@ func run(ctx context.Context, args []string) error {
 		return nil
 	}
 	return errors.New(usage)
+}
+
+// grpcBootstrap writes a file for an application that is a client of xDS without an agent: FILE.
+func grpcBootstrap(args []string) error {
+	if len(args) != 1 {
+		return errors.New("usage: slipway-agent grpc-bootstrap FILE")
+	}
+	options, err := proxyOptions([]string{"sidecar"})
+	if err != nil {
+		return err
+	}
+	return agent.WriteSimpleBootstrap(options, args[0])
+}
+
+// diagnose says in words what stands between this workload and the mesh. It reads the flags of proxy.
+func diagnose(ctx context.Context, args []string) error {
+	options, err := proxyOptions(args)
+	if err != nil {
+		return err
+	}
+	wrong := 0
+	for _, finding := range agent.Diagnose(ctx, options) {
+		mark := "✔"
+		if finding.Wrong != "" {
+			mark, wrong = "✘", wrong+1
+		}
+		fmt.Printf("%s %s", mark, finding.What)
+		if finding.Wrong != "" {
+			fmt.Printf(": %s\n  %s", finding.Wrong, finding.Remedy)
+		}
+		fmt.Println()
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%d things are not as they should be", wrong)
+	}
+	return nil
 }
 
 // wait returns when the proxy is ready, or fails with the cause when it is not in time.

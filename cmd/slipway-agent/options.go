@@ -21,6 +21,7 @@ import (
 var environment = []string{
 	"ENABLE_SELF_DISCOVERY", "POD_NAME", "POD_NAMESPACE", "INSTANCE_IP", "HOST_IP", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "CA_ADDR", "PROXY_CONFIG", "SECRET_TTL",
 	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH", "ISTIO_KUBE_APP_PROBERS", "DNS_PROXY_ADDR", "ISTIO_PROMETHEUS_ANNOTATIONS", "DISABLE_ENVOY", "OUTPUT_CERTS",
+	"EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "MINIMUM_DRAIN_DURATION",
 }
 
 func readEnvironment() map[string]string {
@@ -158,6 +159,9 @@ func fromEnvironment(o *agent.Options, env map[string]string) error {
 		o.Envoy = env["ENVOY_PATH"]
 	}
 	o.NoEnvoy, o.OutputCerts = env["DISABLE_ENVOY"] == "true", env["OUTPUT_CERTS"]
+	if o.ExitWhenIdle = env["EXIT_ON_ZERO_ACTIVE_CONNECTIONS"] == "true"; o.ExitWhenIdle {
+		config.TerminationDrain = env["MINIMUM_DRAIN_DURATION"] // in the place of the fixed time
+	}
 	trust := env["TRUST_DOMAIN"]
 	if trust == "" {
 		trust = "cluster.local"

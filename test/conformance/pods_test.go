@@ -252,14 +252,18 @@ func (m *mesh) injectWith(t *testing.T, p *nettest.Pod, namespace, labels string
 	m.register(t, p, namespace, strings.TrimSuffix(labels, "}")+", security.istio.io/tlsMode: istio}")
 	agent := m.equip(t, p, namespace, labels)
 	p.Run(t, strings.Join(append([]string{agent, "redirect", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-b", "*", "-d", "15090,15021,15020"}, redirect...), " "))
-	environment := []string{
-		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ISTIO_META_NETWORK=home", "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
-	}
 	user := proxyUser
 	if slices.Contains(more, transparentMode) {
 		user = 0 // the template says so: only root may call from addresses that are not the pod's
 	}
-	p.StartAs(t, user, proxyUser, append(environment, more...), agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
+	p.StartAs(t, user, proxyUser, append(environmentOf(p, namespace), more...), agent, "proxy", "sidecar", "--domain", namespace+".svc.cluster.local", "--concurrency", "1")
+}
+
+// environmentOf is what injection tells the agent of a pod.
+func environmentOf(p *nettest.Pod, namespace string) []string {
+	return []string{
+		"POD_NAME=" + p.Name, "POD_NAMESPACE=" + namespace, "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ISTIO_META_NODE_NAME=" + p.Name, "ISTIO_META_WORKLOAD_NAME=" + p.Name, "ISTIO_META_NETWORK=home", "ENVOY_PATH=" + filepath.Join(p.Dir(), "envoy"),
+	}
 }
 
 // transparentMode asks for TPROXY.

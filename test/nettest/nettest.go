@@ -165,6 +165,13 @@ func (p *Pod) Run(t testing.TB, line string) {
 	}
 }
 
+// Output runs a program in the pod as a user, with only this environment, and returns what it says.
+func (p *Pod) Output(uid int, environment []string, words ...string) (string, error) {
+	line := p.command(uid, uid, append(append([]string{"env", "-i"}, environment...), words...)...)
+	out, err := exec.Command(line[0], line[1:]...).CombinedOutput()
+	return string(out), err
+}
+
 // Start starts a program in the pod as a user, with only this environment, and ends it with the test, or when it is told to.
 func (p *Pod) Start(t testing.TB, uid int, environment []string, words ...string) (kill func()) {
 	t.Helper()

@@ -63,9 +63,58 @@ func (e *envoy) run(ctx, serving context.Context) error {
 				return err
 			case <-time.After(e.options.TerminationDrain):
 			}
+			if e.idle(serving, exited) {
+				return nil
+			}
 		}
 	}
 	return e.end(cmd, exited)
+}
+
+// idlePoll is how often open connections are counted.
+const idlePoll = time.Second
+
+// idle waits until no connection is open any more, where that is asked for; who is impatient is the kubelet. It says whether Envoy has
+// ended meanwhile.
+func (e *envoy) idle(serving context.Context, exited <-chan error) bool {
+	for e.options.ExitWhenIdle {
+		open, err := openConnections(serving)
+		if err != nil || open == 0 {
+			return false
+		}
+		select {
+		case <-exited:
+			return true
+		case <-serving.Done():
+			return false
+		case <-time.After(idlePoll):
+		}
+	}
+	return false
+}
+
+// connectionsOpen ends the names of what counts the connections of a listener.
+const connectionsOpen = "downstream_cx_active"
+
+// openConnections are those that others have opened to Envoy, without those of whoever looks at it.
+func openConnections(ctx context.Context) (int, error) {
+	text, err := admin(ctx, http.MethodGet, "/stats?usedonly&filter=^listener.*"+connectionsOpen+"$")
+	if err != nil {
+		return 0, err
+	}
+	sum := 0
+	for _, line := range strings.Split(text, "\n") {
+		name, value, ok := strings.Cut(line, ": ")
+		if !ok || strings.Contains(name, ".admin.") || strings.Contains(name, "_15021.") || strings.Contains(name, "_15090.") || strings.Contains(name, ".worker_") {
+			continue
+		}
+		number, err := strconv.Atoi(strings.TrimSpace(value))
+		if err != nil {
+			return 0, err
+		}
+		sum += number
+	}
+	return sum, nil
 }
 
 func (e *envoy) end(cmd *exec.Cmd, exited <-chan error) error {

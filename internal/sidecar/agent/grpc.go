@@ -2,7 +2,9 @@ package agent
 
 import (
 	"encoding/json"
+	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 
@@ -20,22 +22,52 @@ const grpcBootstrapFile = "grpc-bootstrap.json"
 
 type object = map[string]any
 
-// writeGRPCBootstrap writes what gRPC starts with.
-// https://grpc.github.io/grpc/core/md_doc_grpc_xds_bootstrap_format.html
+// writeGRPCBootstrap writes what gRPC starts with, where the agent's socket leads to the control plane.
 func (o Options) writeGRPCBootstrap() error {
-	node := o.bootstrap()
-	node.Metadata["GENERATOR"] = "grpc"
-	text, err := json.MarshalIndent(object{
-		"xds_servers": []any{object{"server_uri": "unix://" + o.xdsSocket(), "channel_creds": []any{object{"type": "insecure"}}, "server_features": []string{"xds_v3"}}},
-		"node":        object{"id": node.NodeID(), "metadata": node.Metadata},
-		"certificate_providers": object{"default": object{"plugin_name": "file_watcher", "config": object{"certificate_file": filepath.Join(o.OutputCerts, chainFile),
-			"private_key_file": filepath.Join(o.OutputCerts, keyFile), "ca_certificate_file": filepath.Join(o.OutputCerts, rootFile), "refresh_interval": "900s"}}},
-		"server_listener_resource_name_template": "xds.istio.io/grpc/lds/inbound/%s",
-	}, "", " ")
+	file := func(name string) string { return filepath.Join(o.OutputCerts, name) }
+	text, err := o.grpcBootstrap("unix://"+o.xdsSocket(), object{"default": object{"plugin_name": "file_watcher", "config": object{"certificate_file": file(chainFile),
+		"private_key_file": file(keyFile), "ca_certificate_file": file(rootFile), "refresh_interval": "900s"}}})
 	if err != nil {
 		return err
 	}
 	return writeWhole(filepath.Join(o.ConfigDir, grpcBootstrapFile), text)
+}
+
+// plainPort is where a control plane serves xDS without TLS.
+const plainPort = "15010"
+
+// WriteSimpleBootstrap writes what gRPC starts with where no agent goes on beside the application: it calls the control plane itself, in
+// plain text, and has no certificate.
+func WriteSimpleBootstrap(o Options, path string) error {
+	if err := o.Check(); err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(o.Discovery)
+	if err != nil {
+		return fmt.Errorf("address %q: %w", o.Discovery, err)
+	}
+	text, err := o.grpcBootstrap("dns:///"+net.JoinHostPort(host, plainPort), nil)
+	if err != nil {
+		return err
+	}
+	return writeWhole(path, text)
+}
+
+// grpcBootstrap is what gRPC reads.
+// https://grpc.github.io/grpc/core/md_doc_grpc_xds_bootstrap_format.html
+func (o Options) grpcBootstrap(server string, certificates object) ([]byte, error) {
+	node := o.bootstrap()
+	node.Metadata["GENERATOR"] = "grpc"
+	out := object{
+		"xds_servers": []any{object{"server_uri": server, "channel_creds": []any{object{"type": "insecure"}}, "server_features": []string{"xds_v3"}}},
+		"node":        object{"id": node.NodeID(), "metadata": node.Metadata},
+
+		"server_listener_resource_name_template": "xds.istio.io/grpc/lds/inbound/%s",
+	}
+	if certificates != nil {
+		out["certificate_providers"] = certificates
+	}
+	return json.MarshalIndent(out, "", " ")
 }
 
 // writeCertificate keeps a certificate in files, the key last: a key without its certificate is of no use to whoever reads between.

@@ -33,6 +33,7 @@ type Options struct {
 	ID                identity.ID
 	CertLifetime      time.Duration
 	TerminationDrain  time.Duration
+	ExitWhenIdle      bool              // the end is put off after TerminationDrain until no connection is open
 	Environment       map[string]string // ISTIO_META_* and the downward API's
 	ProxyConfig       map[string]any    // as Istio's ProxyConfig
 	PodInfo           string            // folder with labels and annotations
@@ -126,7 +127,11 @@ func (o Options) stats() bootstrap.Stats {
 		}
 		return strings.Split(text, ",")
 	}
-	return bootstrap.Stats{Prefixes: list("statsInclusionPrefixes"), Suffixes: list("statsInclusionSuffixes"), Regexps: list("statsInclusionRegexps")}
+	out := bootstrap.Stats{Prefixes: list("statsInclusionPrefixes"), Suffixes: list("statsInclusionSuffixes"), Regexps: list("statsInclusionRegexps")}
+	if o.ExitWhenIdle {
+		out.Suffixes = append(out.Suffixes, connectionsOpen)
+	}
+	return out
 }
 
 // workload is what telemetry calls this pod's workload by.

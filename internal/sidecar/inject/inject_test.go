@@ -27,7 +27,7 @@ func testConfig(t *testing.T) *Config {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"sidecar", "gateway", "grpc-agent"} {
+	for _, name := range []string{"sidecar", "gateway", "grpc-agent", "grpc-simple"} {
 		template, err := os.ReadFile(files + name + ".yaml")
 		if err != nil {
 			t.Fatal(err)
