@@ -29,7 +29,7 @@ images: ## write the container images to dist/images, without Docker or a regist
 .PHONY: test
 test: build ## all tests, those on a real cluster included
 	hack/setup.sh
-	go test -count=1 -timeout 40m ./...
+	go test -count=1 -timeout 60m ./...
 	cd test/monitoring && go test -count=1 ./...
 
 .PHONY: test-unit
@@ -37,13 +37,14 @@ test-unit: ## the tests that need neither root nor a cluster
 	go test $$(go list ./... | grep -v -e /test/e2e)
 
 .PHONY: test-long
-test-long: ## fuzzing, and slipwayd under changes and reconnects: what it holds, and data races
+test-long: ## fuzzing; roots that rotate under load; and slipwayd under changes and reconnects: what it holds, and data races
 	go test -run '^$$' -fuzz FuzzSetPath -fuzztime 60s ./internal/install/manifest
 	go test -run '^$$' -fuzz FuzzParseSet -fuzztime 60s ./internal/install/manifest
 	go test -run '^$$' -fuzz FuzzPatch -fuzztime 60s ./internal/discovery/envoy/patch
 	go test -run '^$$' -fuzz FuzzUnmarshal -fuzztime 30s ./internal/nametable
 	go test -run '^$$' -fuzz FuzzObjects -fuzztime 60s ./test/golden
 	go test -run TestRandomObjects -count=1 -timeout 30m ./test/golden -seeds 40000
+	go test -run 'TestRotation$$' -count=1 -timeout 30m -v ./test/conformance -soak 10m
 	go test -tags bench -run 'TestSteady|TestRace' -count=1 -timeout 60m -v ./test/bench
 
 .PHONY: bench

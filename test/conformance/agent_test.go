@@ -15,6 +15,7 @@ import (
 
 // TestAgent: an agent says what is wrong with its workload, goes on without its token, and leaves when nobody is connected any more.
 func TestAgent(t *testing.T) {
+	t.Parallel() // its ports are its own
 	m := startControlPlane(t)
 	build(t, m.bin, "slipway-agent")
 	network := nettest.New(t)

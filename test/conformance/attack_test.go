@@ -209,6 +209,7 @@ func (m *mesh) count(t *testing.T, name string) float64 {
 
 // TestAttacks: whoever is not who he says gets nothing, whatever he sends; it is counted, and no secret stands in the log.
 func TestAttacks(t *testing.T) {
+	t.Parallel() // its ports are its own
 	m := startControlPlane(t)
 	a := newAttacker(t, m)
 	m.kube.Apply(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: gone, namespace: default}\nspec: {serviceAccountName: gone, containers: [{name: app, image: app}]}\n")

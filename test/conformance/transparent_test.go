@@ -14,6 +14,7 @@ import (
 // TestTransparent: an application whose sidecar captures by TPROXY sees who calls it, by mutual TLS and in plain text, over HTTP and TCP,
 // where one whose sidecar redirects sees its proxy; and it reaches itself and others as ever.
 func TestTransparent(t *testing.T) {
+	t.Parallel() // its ports are its own
 	m := startControlPlane(t)
 	build(t, m.bin, "slipway-agent")
 	network := nettest.New(t)
