@@ -106,13 +106,22 @@ func (a *analysis) run(ctx context.Context, g *global, out io.Writer, in io.Read
 		}
 		changes = append(changes, source.Change{Kind: "ConfigMap", Namespace: g.istioNamespace, Name: meshConfigMap, Object: &corev1.ConfigMap{Data: map[string]string{"mesh": string(text)}}})
 	}
-	fromFiles, err := readFiles(in, files, namespace, a.recursive)
+	var texts [][]byte
+	fromFiles, err := readFiles(in, files, a.recursive, func(text []byte) ([]source.Change, error) {
+		texts = append(texts, text)
+		return source.Read(text, namespace)
+	})
 	if err != nil {
 		return err
 	}
-	state, _ := resolve.Next(resolve.Start(analyzed(g)), append(changes, fromFiles...))
+	changes = append(changes, fromFiles...)
+	workloads, err := a.workloads(ctx, g, changes, texts, namespace)
+	if err != nil {
+		return err
+	}
+	state, _ := resolve.Next(resolve.Start(analyzed(g)), changes)
 	var found []resolve.Problem
-	for _, p := range append(state.Problems(), state.Analyze()...) {
+	for _, p := range slices.Concat(state.Problems(), state.Analyze(), workloads.analyze()) {
 		inScope := a.allNamespaces || !a.useKube || p.Namespace == namespace || p.Namespace == ""
 		if inScope && !a.suppressed(p) && slices.Index(levels, p.Level()) >= slices.Index(levels, a.shown) {
 			found = append(found, p)
@@ -127,6 +136,26 @@ func (a *analysis) run(ctx context.Context, g *global, out io.Writer, in io.Read
 		return Exit{ExitAnalyzed, "Analyzers found issues. See https://istio.io/latest/docs/reference/config/analysis/ for what the IST codes mean."}
 	}
 	return nil
+}
+
+// workloads are what no proxy is told of, of the cluster and of files.
+func (a *analysis) workloads(ctx context.Context, g *global, changes []source.Change, texts [][]byte, namespace string) (*workloads, error) {
+	w := newWorkloads(changes)
+	if a.useKube {
+		c, err := g.client()
+		if err != nil {
+			return nil, err
+		}
+		if err := w.fromCluster(ctx, c); err != nil {
+			return nil, err
+		}
+	}
+	for _, text := range texts {
+		if err := w.fromFile(text, namespace); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
 }
 
 // analyzed are the options of a control plane whose configuration is looked at from here.
@@ -181,7 +210,7 @@ func (a *analysis) print(out io.Writer, found []resolve.Problem) error {
 }
 
 // readFiles reads what would be added; - is standard input, and a folder is the YAML files in it.
-func readFiles(in io.Reader, files []string, namespace string, recursive bool) ([]source.Change, error) {
+func readFiles(in io.Reader, files []string, recursive bool, parse func(text []byte) ([]source.Change, error)) ([]source.Change, error) {
 	var changes []source.Change
 	read := func(name string) error {
 		text, err := os.ReadFile(name)
@@ -191,7 +220,7 @@ func readFiles(in io.Reader, files []string, namespace string, recursive bool) (
 		if err != nil {
 			return err
 		}
-		found, err := source.Read(text, namespace)
+		found, err := parse(text)
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -233,7 +262,7 @@ func yamlFiles(folder string, recursive bool) ([]string, error) {
 
 // clusterKinds are what is read of a cluster: all that decides anything, but for what is of one workload alone.
 var clusterKinds = []schema.GroupVersionKind{
-	{Version: "v1", Kind: "Service"}, {Version: "v1", Kind: "Pod"},
+	{Version: "v1", Kind: "Namespace"}, {Version: "v1", Kind: "Service"}, {Version: "v1", Kind: "Pod"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "Gateway"}, {Group: "networking.istio.io", Version: "v1", Kind: "VirtualService"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "DestinationRule"}, {Group: "networking.istio.io", Version: "v1", Kind: "ServiceEntry"},
 	{Group: "networking.istio.io", Version: "v1", Kind: "WorkloadEntry"}, {Group: "networking.istio.io", Version: "v1", Kind: "Sidecar"},
@@ -304,7 +333,7 @@ func validateCommand(g *global) *cobra.Command {
 		Example: "  slipway validate -f virtual-service.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			changes, err := readFiles(cmd.InOrStdin(), files, "default", true)
+			changes, err := readFiles(cmd.InOrStdin(), files, true, func(text []byte) ([]source.Change, error) { return source.Read(text, "default") })
 			if err != nil {
 				return err
 			}

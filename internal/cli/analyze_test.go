@@ -68,6 +68,22 @@ const (
 	secured    = "{selector: {istio: edge}, servers: [{port: {number: 443, name: https, protocol: HTTPS}, hosts: [a.test], tls: {mode: SIMPLE, credentialName: one}}]}"
 )
 
+func namespace(labels string) string {
+	return "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: " + labels + "}\n---\n"
+}
+
+func deployment(container string) string {
+	return "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web, namespace: default}\nspec: {selector: {matchLabels: {app: web}}, template: {metadata: {labels: {app: web}}, spec: {containers: [{name: a, " + container + "}]}}}\n---\n"
+}
+
+func credential(data string) string {
+	return "apiVersion: v1\nkind: Secret\nmetadata: {name: one, namespace: default}\ndata: " + data + "\n---\n"
+}
+
+func annotated(name string) string {
+	return strings.Replace(pod, "labels:", "annotations: {"+name+": x}, labels:", 1)
+}
+
 // TestAnalyze has a case for each reason: what is wrong is told, with its code and where it is, and what is right is not.
 func TestAnalyze(t *testing.T) {
 	const good = "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v1}}]}]}"
@@ -106,6 +122,20 @@ func TestAnalyze(t *testing.T) {
 		{"a patch without effect", istio("networking", "EnvoyFilter", "a", "{configPatches: [{applyTo: CLUSTER, patch: {operation: REPLACE, value: {name: x}}}]}"), "Warning [IST0152] (EnvoyFilter default/a) spec.configPatches[0].patch.operation"},
 		{"a patch by place", istio("networking", "EnvoyFilter", "a", "{configPatches: [{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, value: {name: x}}}]}"), "Info [IST0151] (EnvoyFilter default/a) spec.configPatches[0].patch.operation"},
 		{"claims without tokens", routes("{hosts: [reviews], gateways: [a], http: [{match: [{headers: {'@request.auth.claims.group': {exact: x}}}], route: [{destination: {host: reviews, subset: v1}}]}]}") + "---\n" + istio("networking", "Gateway", "a", edge), "Warning [IST0149] (VirtualService default/reviews) spec.http[0].match[0].headers"},
+		{"a namespace without sidecars", namespace("{}"), "Info [IST0102] (Namespace /default) metadata.labels: its pods get no sidecars"},
+		{"a namespace of two labels", namespace("{istio-injection: enabled, istio.io/rev: canary}"), "Warning [IST0123] (Namespace /default) metadata.labels"},
+		{"a pod without its sidecar", namespace("{istio-injection: enabled}") + pod, "Warning [IST0103] (Pod default/web) spec.containers"},
+		{"a pod that wants none", namespace("{istio-injection: enabled}") + strings.Replace(pod, "app: web,", "app: web, sidecar.istio.io/inject: 'false',", 1), "✔ No validation issues found."},
+		{"the proxy's user", deployment("securityContext: {runAsUser: 1337}, image: b"), "Warning [IST0144] (Deployment default/web) spec.template.spec.containers[0].securityContext.runAsUser"},
+		{"an image for nobody to fill in", deployment("image: auto"), "Error [IST0146] (Deployment default/web) spec.template.spec.containers[0].image"},
+		{"an image that injection fills in", namespace("{istio-injection: enabled}") + deployment("image: auto"), "✔ No validation issues found."},
+		{"two ports of one", deployment("image: b") + webService + strings.NewReplacer("name: web,", "name: other,", "port: 80,", "port: 81,").Replace(webService), "Warning [IST0137] (Deployment default/web)"},
+		{"a Secret that is no certificate", pod + credential("{tls.crt: bm8=, tls.key: bm8=}") + istio("networking", "Gateway", "a", secured), "Error [IST0161] (Gateway default/a) spec.servers[0].tls.credentialName: Secret default/one: tls.crt and tls.key are no certificate"},
+		{"a Secret of something else", pod + credential("{user: bm8=}") + istio("networking", "Gateway", "a", secured), "Error [IST0161] (Gateway default/a)"},
+		{"an injector that nobody answers", "apiVersion: admissionregistration.k8s.io/v1\nkind: MutatingWebhookConfiguration\nmetadata: {name: injector}\nwebhooks: [{name: namespace.sidecar-injector.istio.io, clientConfig: {service: {name: istiod, namespace: istio-system}}}]\n", "Error [IST0139] (MutatingWebhookConfiguration /injector) webhooks[0].clientConfig.service"},
+		{"an annotation that is not", annotated("sidecar.istio.io/proxyCPUs"), "Warning [IST0108] (Pod default/web) metadata.annotations[sidecar.istio.io/proxyCPUs]"},
+		{"an annotation of a Service", annotated("networking.istio.io/exportTo"), "Warning [IST0107] (Pod default/web) metadata.annotations[networking.istio.io/exportTo]"},
+		{"an annotation that is to go", annotated("traffic.sidecar.istio.io/kubevirtInterfaces"), "Info [IST0135] (Pod default/web)"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			out, err := slipway(t, "analyze", "--use-kube=false", file(t, c.text))

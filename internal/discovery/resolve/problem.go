@@ -65,6 +65,27 @@ const (
 	ReasonProvider = "UnknownProvider"
 	// ReasonRegexp is of an expression that cannot be read.
 	ReasonRegexp = "InvalidRegexp"
+
+	// What follows is of objects that no proxy is told of, and is found out by an analysis alone.
+
+	// ReasonNamespace is of a namespace without sidecars, ReasonLabels of one whose labels say two things, ReasonProxy of a pod that
+	// should have a sidecar.
+	ReasonNamespace = "NamespaceNotInjected"
+	ReasonLabels    = "NamespaceLabels"
+	ReasonProxy     = "PodWithoutProxy"
+	// ReasonDeploymentPorts is of a Deployment whose port two Services have by two numbers, ReasonUser of an application that runs as the
+	// proxy's user, ReasonImage of an image that injection would fill in.
+	ReasonDeploymentPorts = "ConflictingPorts"
+	ReasonUser            = "ApplicationUser"
+	ReasonImage           = "ImageAuto"
+	// ReasonCredential is of a Secret that is no certificate, ReasonWebhook of a webhook that nobody answers.
+	ReasonCredential = "InvalidCredential"
+	ReasonWebhook    = "InvalidWebhook"
+	// ReasonAnnotation is of an annotation of Istio's that there is not, ReasonMisplaced of one on the wrong kind of object,
+	// ReasonOldAnnotation of one that is to go.
+	ReasonAnnotation    = "UnknownAnnotation"
+	ReasonMisplaced     = "MisplacedAnnotation"
+	ReasonOldAnnotation = "DeprecatedAnnotation"
 )
 
 // codes are Istio's, where it has one for the reason. https://istio.io/latest/docs/reference/config/analysis/
@@ -73,6 +94,8 @@ var codes = map[string]string{
 	ReasonNobody: "IST0127", ReasonSidecarSelectors: "IST0110", ReasonTelemetrySelectors: "IST0159", ReasonTelemetries: "IST0160", ReasonMeshHosts: "IST0109", ReasonGateways: "IST0145",
 	ReasonCertificate: "IST0138", ReasonServicePort: "IST0162", ReasonShared: "IST0116", ReasonConflict: "IST0113", ReasonAddresses: "IST0134", ReasonPatch: "IST0152", ReasonRelative: "IST0151",
 	ReasonClaims: "IST0149", ReasonProvider: "IST0157", ReasonRegexp: "IST0122",
+	ReasonNamespace: "IST0102", ReasonLabels: "IST0123", ReasonProxy: "IST0103", ReasonDeploymentPorts: "IST0137", ReasonUser: "IST0144", ReasonImage: "IST0146", ReasonCredential: "IST0161",
+	ReasonWebhook: "IST0139", ReasonAnnotation: "IST0108", ReasonMisplaced: "IST0107", ReasonOldAnnotation: "IST0135",
 	ReasonPort: "IST0112", ReasonPortName: "IST0118", ReasonDuplicate: "IST0111", ReasonUnsupported: "SLW0001",
 }
 
@@ -98,11 +121,14 @@ func (p Problem) Code() string { return codes[p.Reason] }
 
 // Level says how bad it is: an Error keeps something from working.
 func (p Problem) Level() string {
-	switch {
-	case p.Refuse || p.Reason == ReasonReference || p.Reason == ReasonMeshHosts || p.Reason == ReasonGateways || p.Reason == ReasonProvider:
+	switch p.Reason {
+	case ReasonReference, ReasonMeshHosts, ReasonGateways, ReasonProvider, ReasonCredential, ReasonWebhook, ReasonImage:
 		return LevelError
-	case p.Reason == ReasonPortName || p.Reason == ReasonDeprecated || p.Reason == ReasonRelative:
+	case ReasonPortName, ReasonDeprecated, ReasonRelative, ReasonNamespace, ReasonOldAnnotation:
 		return LevelInfo
+	}
+	if p.Refuse {
+		return LevelError
 	}
 	return LevelWarning
 }
