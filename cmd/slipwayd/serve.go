@@ -84,7 +84,7 @@ func (p *plane) serveGRPC(ctx context.Context, server *grpc.Server, address stri
 		p.drain()
 		server.Stop()
 	}()
-	err = server.Serve(listener)
+	err = server.Serve(p.patient(listener))
 	if ctx.Err() != nil {
 		<-ended
 	}
@@ -92,6 +92,21 @@ func (p *plane) serveGRPC(ctx context.Context, server *grpc.Server, address stri
 		return fmt.Errorf("serve %s: %w", address, err)
 	}
 	return nil
+}
+
+// patient is a listener whose connections gRPC does not know to be TCP. It would let the kernel cut off every proxy that reads nothing for
+// as long as a keep-alive may take, though that may be one whose node has no time for it: whoever is gone does not answer pings either.
+// https://github.com/grpc/grpc-go/blob/master/internal/transport/http2_server.go sets TCP_USER_TIMEOUT.
+func (*plane) patient(listener net.Listener) net.Listener { return patientListener{listener} }
+
+type patientListener struct{ net.Listener }
+
+func (l patientListener) Accept() (net.Conn, error) {
+	connection, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return struct{ net.Conn }{connection}, nil
 }
 
 // drain ends the streams of all listeners, once.
