@@ -50,7 +50,7 @@ test-long: ## fuzzing; roots that rotate under load; and slipwayd under changes 
 .PHONY: bench
 bench: ## the control plane measured from outside, and benchmarks of the pure steps; FULL=1 for the whole grid, SIZES=1000x500,.. for some, PROFILES=DIR for heap profiles, MESHLOAD=PATH to let that drive too
 	go test -tags bench -run 'TestBench$(if $(MESHLOAD),|TestMeshload)' -count=1 -timeout 60m -v ./test/bench
-	go test -tags bench -run TestCost -count=1 -timeout 20m -v ./test/conformance
+	go test -tags bench -run 'Test(|Injection|Agent)Cost$$' -count=1 -timeout 20m -v ./test/conformance
 	go test -run '^$$' -bench . -benchmem ./internal/...
 
 .PHONY: lint

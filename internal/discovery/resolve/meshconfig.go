@@ -47,6 +47,9 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 			return
 		}
 		readConfig(config, &api)
+		if api.GetOutboundTrafficPolicy().GetMode() == meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS {
+			r.warn("data.mesh.outboundTrafficPolicy.mode", ReasonUnsupported, "ALLOW_ANY_DYNAMIC_DNS is not carried out, and means ALLOW_ANY: calls go where the caller's own DNS led them")
+		}
 		config.Observers, file = observers(&api)
 		if config.Traffic != nil {
 			config.Traffic = sound(config.Traffic, "data.mesh.defaultTrafficPolicy", r)

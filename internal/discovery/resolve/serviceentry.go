@@ -113,6 +113,13 @@ func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh
 		out.Resolution = mesh.DNS
 	case api.ServiceEntry_DNS_ROUND_ROBIN:
 		out.Resolution = mesh.DNSRoundRobin
+	case api.ServiceEntry_DYNAMIC_DNS:
+		out.Resolution = mesh.Passthrough
+		if strings.HasPrefix(host, "*") {
+			r.warn("spec.resolution", ReasonUnsupported, "DYNAMIC_DNS is not carried out: calls of %s go where the caller's own DNS led them, as with NONE", host)
+		} else {
+			r.refuse("spec.resolution", "DYNAMIC_DNS is for wildcard hosts, and %s is none; use DNS", host)
+		}
 	default:
 		out.Resolution = mesh.Passthrough
 	}
@@ -147,6 +154,9 @@ func (s *step) entryEndpoints(host string, object *networking.ServiceEntry, r *r
 		return out
 	}
 	ports := slices.DeleteFunc(slices.Clone(spec.Ports), func(p *api.ServicePort) bool { return !hasPorts(p) })
+	if spec.Resolution == api.ServiceEntry_DYNAMIC_DNS {
+		return out // whatever endpoints it has
+	}
 	if len(spec.Endpoints) == 0 && spec.Resolution != api.ServiceEntry_STATIC && spec.Resolution != api.ServiceEntry_NONE {
 		if strings.HasPrefix(host, "*") {
 			return out // there is no such name

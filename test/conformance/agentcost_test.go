@@ -1,0 +1,163 @@
+//go:build bench
+
+package conformance
+
+import (
+	"bytes"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/slipway-mesh/slipway/test/kubetest"
+	"github.com/slipway-mesh/slipway/test/nettest"
+)
+
+// The aims.
+const (
+	injectionAim = 5 * time.Millisecond // p99, at 100 pods a second
+	memoryAim    = 20 << 20             // of an agent, resident
+	readyAim     = time.Second          // from Envoy's start
+)
+
+// TestInjectionCost injects 100 pods a second for ten seconds, over TLS as the API server asks.
+func TestInjectionCost(t *testing.T) {
+	m := startControlPlane(t)
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 50, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	const spec = `{"containers":[{"name":"app","image":"app","ports":[{"containerPort":8080}],"readinessProbe":{"httpGet":{"path":"/","port":8080}}}]}`
+	review := fmt.Sprintf(`{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"1","namespace":"default","object":{"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-1-","labels":{"app":"web","sidecar.istio.io/inject":"true"}},"spec":%s}}}`, spec)
+	inject := func() (time.Duration, error) {
+		begun := time.Now()
+		response, err := client.Post("https://"+m.hooks+"/inject", "application/json", strings.NewReader(review))
+		if err != nil {
+			return 0, err
+		}
+		defer func() { _ = response.Body.Close() }()
+		text, err := io.ReadAll(response.Body)
+		if err == nil && !bytes.Contains(text, []byte(`"patch"`)) {
+			err = fmt.Errorf("nothing is injected: %.300s", text)
+		}
+		return time.Since(begun), err
+	}
+	kubetest.Eventually(t, 10*time.Second, func() error { _, err := inject(); return err })
+	var mu sync.Mutex
+	var took []time.Duration
+	var group sync.WaitGroup
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	for range 1000 {
+		<-ticker.C
+		group.Go(func() {
+			one, err := inject()
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			took = append(took, one)
+		})
+	}
+	group.Wait()
+	slices.Sort(took)
+	p50, p99 := took[len(took)/2], took[len(took)*99/100]
+	t.Logf("1000 pods: p50 %s, p99 %s (aim %s)", p50.Round(10*time.Microsecond), p99.Round(10*time.Microsecond), injectionAim)
+	if p99 > injectionAim {
+		t.Errorf("p99 is %s", p99)
+	}
+}
+
+// TestAgentCost says what an agent with its Envoy takes of memory when it has been there for a while, and how soon it is ready.
+func TestAgentCost(t *testing.T) {
+	m := startControlPlane(t)
+	build(t, m.bin, "slipway-agent")
+	network := nettest.New(t)
+	m.kube.Apply(t, podServices)
+	p := network.Pod(t, "client")
+	m.pods = &pods{client: p}
+	ready := make(chan time.Time, 1)
+	go func() {
+		for {
+			response, _, err := m.fromWithin(time.Second, p, "127.0.0.1:15020", "localhost", "/healthz/ready")
+			if err == nil && response.StatusCode == http.StatusOK {
+				ready <- time.Now()
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	m.injectWith(t, p, "default", `{app: client}`, []string{"ISTIO_META_DNS_CAPTURE=true"})
+	at := <-ready
+	envoy, agent := process(t, filepath.Join(p.Dir(), "envoy")), process(t, filepath.Join(p.Dir(), "slipway-agent"))
+	took := at.Sub(envoy.started)
+	for range 200 {
+		_, _, _ = m.from(p, reviewsIP+":80", "reviews", "/")
+		_, _, _ = m.from(p, "127.0.0.1:15020", "localhost", "/stats/prometheus")
+	}
+	memory := process(t, filepath.Join(p.Dir(), "slipway-agent")).resident
+	t.Logf("ready %s after Envoy's start (aim %s); the agent holds %.1f MB at first, and %.1f MB after 200 scrapes (aim %d MB)", took.Round(10*time.Millisecond), readyAim, float64(agent.resident)/(1<<20), float64(memory)/(1<<20), memoryAim>>20)
+	if took > readyAim || memory > memoryAim {
+		t.Error("the aims are not met")
+	}
+}
+
+// running is a process.
+type running struct {
+	resident int
+	started  time.Time
+}
+
+// process finds the process of a program.
+func process(t *testing.T, program string) running {
+	t.Helper()
+	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if target, err := os.Readlink(link); err != nil || target != program {
+			continue
+		}
+		dir := filepath.Dir(link)
+		status, err := os.ReadFile(filepath.Join(dir, "status"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out running
+		for _, line := range strings.Split(string(status), "\n") {
+			if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+				_, _ = fmt.Sscan(rest, &out.resident)
+				out.resident <<= 10
+			}
+		}
+		out.started = startOf(t, dir)
+		return out
+	}
+	t.Fatalf("%s does not run", program)
+	return running{}
+}
+
+// startOf reads when a process was started, which the kernel counts in hundredths of a second from its own start.
+func startOf(t *testing.T, dir string) time.Time {
+	t.Helper()
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	uptime, err := os.ReadFile("/proc/uptime")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const field = 22 - 3 // the third comes after the name, which is in parentheses
+	var up, ticks float64
+	after := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	_, _ = fmt.Sscan(string(uptime), &up)
+	_, _ = fmt.Sscan(after[field], &ticks)
+	return time.Now().Add(-time.Duration((up - ticks/100) * float64(time.Second)))
+}
