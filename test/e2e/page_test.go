@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,9 +28,11 @@ spec:
 func (w *world) pageShown(t *testing.T) {
 	w.mustApply(t, wrongRouteYAML)
 	defer w.kubectl(t, "delete", "virtualservice", "-n", "default", "astray")
-	w.kubectl(t, "scale", "deployment", "-n", "istio-system", "istiod", "--replicas=2")
-	w.kubectl(t, "rollout", "status", "deployment", "-n", "istio-system", "istiod", "--timeout=50s")
-	defer w.kubectl(t, "scale", "deployment", "-n", "istio-system", "istiod", "--replicas=1")
+	w.replicas(t, 2)
+	defer func() {
+		w.replicas(t, 1)
+		w.healthy(t)
+	}()
 	w.pageGuarded(t)
 
 	stop := w.keepAsking(t)
@@ -60,6 +63,21 @@ func (w *world) pageShown(t *testing.T) {
 			chromium(t, "--window-size=1280,800", "--screenshot="+filepath.Join(dir, tab+".png"), url+"?tab="+tab)
 		}
 	}
+}
+
+// replicas has so many of the control plane, by way of the IstioOperator: the autoscaler would undo anything else.
+func (w *world) replicas(t *testing.T, n int) {
+	t.Helper()
+	want := strconv.Itoa(n)
+	w.kubectl(t, "patch", "iop", "-n", "istio-system", resource, "--type=merge", "-p", `{"spec":{"values":{"pilot":{"autoscaleMin":`+want+`}}}}`)
+	kubetest.Eventually(t, time.Minute, func() error {
+		if got := w.kubectl(t, "get", "hpa", "-n", "istio-system", "istiod", "-o", "jsonpath={.spec.minReplicas}"); got != want {
+			return fmt.Errorf("the autoscaler keeps %s replicas at least", got)
+		}
+		return nil
+	})
+	w.kubectl(t, "scale", "deployment", "-n", "istio-system", "istiod", "--replicas="+want) // the autoscaler takes its time
+	w.kubectl(t, "rollout", "status", "deployment", "-n", "istio-system", "istiod", "--timeout=50s")
 }
 
 // pageGuarded: only accounts of the control plane's namespace see it from elsewhere.
