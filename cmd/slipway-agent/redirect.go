@@ -24,18 +24,17 @@ import (
 // captureFlags are those of istio-iptables.
 type captureFlags struct {
 	redirect.Options
-	outbound, inbound, mark  uint
-	uids, gids               string
-	mode                     string
-	dns, allDNS              bool
-	cleanup, dryRun          bool
-	skip, validate           bool
-	force                    bool
-	variant                  string
-	namespace                string
-	probe                    time.Duration
-	groups, groupsExcluded   string
-	virtualMachineInterfaces string
+	outbound, inbound, mark uint
+	uids, gids              string
+	mode                    string
+	dns, allDNS             bool
+	cleanup, dryRun         bool
+	skip, validate          bool
+	force                   bool
+	variant                 string
+	namespace               string
+	probe                   time.Duration
+	groups, groupsExcluded  string
 }
 
 // longNames are what istio-iptables calls its flags in full.
@@ -60,7 +59,7 @@ func parseCapture(args []string) (*captureFlags, error) {
 	flags.StringVar(&o.ExcludeInbound, "d", "", "inbound ports not to capture")
 	flags.StringVar(&o.IncludeOutboundPorts, "q", "", "outbound ports to capture wherever they lead")
 	flags.StringVar(&o.ExcludeOutboundPorts, "o", "", "outbound ports not to capture")
-	flags.StringVar(&o.virtualMachineInterfaces, "k", "", "interfaces of virtual machines, whose traffic is outbound")
+	flags.StringVar(&o.RerouteInterfaces, "k", "", "interfaces of virtual machines, whose traffic is outbound")
 	flags.StringVar(&o.ExcludeInterfaces, "c", "", "interfaces to leave alone")
 	flags.StringVar(&o.groups, "outbound-owner-groups", "*", "groups, by name or ID, whose connections are captured")
 	flags.StringVar(&o.groupsExcluded, "outbound-owner-groups-exclude", "", "groups, by name or ID, whose connections are not captured")
@@ -93,7 +92,6 @@ func parseCapture(args []string) (*captureFlags, error) {
 func (o *captureFlags) options() (redirect.Options, error) {
 	out := o.Options
 	out.OutboundPort, out.InboundPort, out.Mark = uint16(o.outbound), uint16(o.inbound), uint32(o.mark) //nolint:gosec // what is too big is not a port
-	out.RerouteInterfaces = o.virtualMachineInterfaces
 	switch o.mode {
 	case "REDIRECT":
 	case "TPROXY":
@@ -107,7 +105,7 @@ func (o *captureFlags) options() (redirect.Options, error) {
 		groups     bool
 	}{{"-u", o.uids, &out.ProxyUIDs, false}, {"-g", o.gids, &out.ProxyGIDs, false}, {"--outbound-owner-groups", strings.ReplaceAll(o.groups, "*", ""), &out.OwnerGroups, true},
 		{"--outbound-owner-groups-exclude", o.groupsExcluded, &out.ExcludeOwnerGroups, true}} {
-		for _, item := range strings.FieldsFunc(list.text, func(r rune) bool { return r == ',' || r == ' ' }) {
+		for _, item := range redirect.Fields(list.text) {
 			id, err := numberOf(item, list.groups)
 			if err != nil {
 				return out, fmt.Errorf("%s: %w", list.name, err)

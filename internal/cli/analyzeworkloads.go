@@ -11,6 +11,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"istio.io/api/annotation"
 	networking "istio.io/client-go/pkg/apis/networking/v1"
@@ -328,13 +329,13 @@ func (w *workloads) hook(config *admission.MutatingWebhookConfiguration) {
 }
 
 // known are Istio's annotations, by name.
-var known = func() map[string]*annotation.Instance {
+var known = sync.OnceValue(func() map[string]*annotation.Instance {
 	out := map[string]*annotation.Instance{}
 	for _, one := range annotation.AllResourceAnnotations() {
 		out[one.Name] = one
 	}
 	return out
-}()
+})
 
 // annotated looks at an object's annotations of Istio's.
 func (w *workloads) annotated(kind string, resource annotation.ResourceTypes, object metav1.Object) {
@@ -343,7 +344,7 @@ func (w *workloads) annotated(kind string, resource annotation.ResourceTypes, ob
 		if domain != "istio.io" && !strings.HasSuffix(domain, ".istio.io") || strings.HasSuffix(domain, "operator.istio.io") {
 			continue
 		}
-		field, one := fmt.Sprintf("metadata.annotations[%s]", name), known[name]
+		field, one := fmt.Sprintf("metadata.annotations[%s]", name), known()[name]
 		switch {
 		case one == nil:
 			w.add(kind, object, field, resolve.ReasonAnnotation, "Istio has no such annotation; look at how it is written")

@@ -39,10 +39,16 @@ func (c *Certificate) SignedUnder(root string) bool {
 	if err != nil {
 		return false
 	}
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM([]byte(root))
-	between.AppendCertsFromPEM(rest)
-	_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: leaf.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
+	return Under(roots, leaf, rest)
+}
+
+// Under says whether one of the roots is above a certificate, with the certificates between in PEM; whether any has ended is not asked.
+func Under(roots *x509.CertPool, certificate *x509.Certificate, betweenPEM []byte) bool {
+	between := x509.NewCertPool()
+	between.AppendCertsFromPEM(betweenPEM)
+	_, err := certificate.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: certificate.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
 	return err == nil
 }
 

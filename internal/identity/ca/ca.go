@@ -122,11 +122,9 @@ func certificatesIn(text []byte) []*x509.Certificate {
 
 // signedUnder says whether a root is above an authority's certificate.
 func signedUnder(root, certificate *x509.Certificate, chainPEM []byte) bool {
-	roots, between := x509.NewCertPool(), x509.NewCertPool()
+	roots := x509.NewCertPool()
 	roots.AddCert(root)
-	between.AppendCertsFromPEM(chainPEM)
-	_, err := certificate.Verify(x509.VerifyOptions{Roots: roots, Intermediates: between, CurrentTime: certificate.NotBefore.Add(time.Second), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}})
-	return err == nil
+	return identity.Under(roots, certificate, chainPEM)
 }
 
 func publicEqual(a, b crypto.PublicKey) bool {

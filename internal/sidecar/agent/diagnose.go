@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -96,24 +95,16 @@ func tokenSound(_ context.Context, o Options) error {
 }
 
 func rootSound(_ context.Context, o Options) error {
-	text, err := os.ReadFile(o.RootFile)
-	if err != nil {
-		return err
-	}
-	if !x509.NewCertPool().AppendCertsFromPEM(text) {
-		return errors.New("there is no certificate in it")
-	}
-	return nil
+	_, err := o.roots()
+	return err
 }
 
 // planeAnswers connects as the agent does.
 func planeAnswers(ctx context.Context, o Options) error {
-	root, err := os.ReadFile(o.RootFile)
+	pool, err := o.roots()
 	if err != nil {
 		return err
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(root)
 	host, _, err := net.SplitHostPort(o.Discovery)
 	if err != nil {
 		return err

@@ -18,13 +18,9 @@ import (
 // the control plane told are trusted too: a file may be behind, and outside Kubernetes nobody replaces it.
 func (s *secrets) dial(address string, options ...grpc.DialOption) (*grpc.ClientConn, error) {
 	o := s.options
-	root, err := os.ReadFile(o.RootFile)
+	pool, err := o.roots()
 	if err != nil {
-		return nil, fmt.Errorf("read the control plane's root certificate: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(root) {
-		return nil, fmt.Errorf("%s has no certificate", o.RootFile)
+		return nil, err
 	}
 	for _, told := range s.told() {
 		pool.AppendCertsFromPEM([]byte(told))
@@ -37,6 +33,19 @@ func (s *secrets) dial(address string, options ...grpc.DialOption) (*grpc.Client
 	// A service config in DNS is of no use here, and to ask for it would wait for a DNS server that may not answer yet.
 	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(token{o.TokenFile, s}), grpc.WithDisableServiceConfig())
 	return grpc.NewClient("dns:///"+address, options...)
+}
+
+// roots are those of the file that trusts the control plane.
+func (o Options) roots() (*x509.CertPool, error) {
+	text, err := os.ReadFile(o.RootFile)
+	if err != nil {
+		return nil, fmt.Errorf("read the control plane's root certificate: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return nil, fmt.Errorf("%s has no certificate", o.RootFile)
+	}
+	return pool, nil
 }
 
 // shown is the certificate, by which a workload whose token has ended is still known.

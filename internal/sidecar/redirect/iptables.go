@@ -177,7 +177,8 @@ func (f family) match(r Rule) string {
 
 // targets are what becomes of the packet; two where it takes two rules.
 func (f family) targets(plan Plan, r Rule) []string {
-	any4, mark := "0.0.0.0", fmt.Sprintf("MARK --set-xmark %#x/0xffffffff", plan.Mark)
+	mark := func(value uint32) string { return fmt.Sprintf("MARK --set-xmark %#x/0xffffffff", value) }
+	any4 := "0.0.0.0"
 	if !f.is4 {
 		any4 = "::"
 	}
@@ -187,13 +188,13 @@ func (f family) targets(plan Plan, r Rule) []string {
 	case Transparent:
 		return []string{fmt.Sprintf("TPROXY --on-port %d --on-ip %s --tproxy-mark %#x/0xffffffff", r.Value, any4, plan.Mark)}
 	case Divert:
-		return []string{mark, "ACCEPT"}
+		return []string{mark(plan.Mark), "ACCEPT"}
 	case Drop:
 		return []string{"DROP"}
 	case Zone:
 		return []string{fmt.Sprintf("CT --zone %d", r.Value)}
 	case SetMark:
-		return []string{fmt.Sprintf("MARK --set-xmark %#x/0xffffffff", r.Value)}
+		return []string{mark(r.Value)}
 	case SaveMark:
 		return []string{"CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff"}
 	case RestoreMark:

@@ -229,7 +229,7 @@ func stateMatch(r Rule) []expr.Any {
 // verdict does what the rule says with the packet.
 func verdict(plan Plan, r Rule) []expr.Any {
 	port := &expr.Immediate{Register: 1, Data: binaryutil.BigEndian.PutUint16(uint16(r.Value))} //nolint:gosec // ports
-	mark := []expr.Any{&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(plan.Mark)}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
+	mark := setMark(plan.Mark)
 	accept := &expr.Verdict{Kind: expr.VerdictAccept}
 	switch r.Verdict {
 	case Redirect:
@@ -243,13 +243,17 @@ func verdict(plan Plan, r Rule) []expr.Any {
 	case Zone:
 		return []expr.Any{&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint16(uint16(r.Value))}, &expr.Ct{Key: expr.CtKeyZONE, Register: 1, SourceRegister: true}} //nolint:gosec // zones are 1 and 2
 	case SetMark:
-		return []expr.Any{&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(r.Value)}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
+		return setMark(r.Value)
 	case SaveMark:
 		return []expr.Any{&expr.Meta{Key: expr.MetaKeyMARK, Register: 1}, &expr.Ct{Key: expr.CtKeyMARK, Register: 1, SourceRegister: true}}
 	case RestoreMark:
 		return []expr.Any{&expr.Ct{Key: expr.CtKeyMARK, Register: 1}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
 	}
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
+}
+
+func setMark(value uint32) []expr.Any {
+	return []expr.Any{&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(value)}, &expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1}}
 }
 
 func compare(op expr.CmpOp, data []byte) expr.Any {

@@ -459,14 +459,20 @@ func (g *ground) tamperings(backend string) map[string]func() error {
 	}
 }
 
+// nftChains are all that this network namespace has.
+func nftChains() (*nftables.Conn, []*nftables.Chain, error) {
+	c, err := nftables.New()
+	if err != nil {
+		return nil, nil, err
+	}
+	chains, err := c.ListChains()
+	return c, chains, err
+}
+
 // changeNft changes the chain of what goes out.
 func changeNft(change func(*nftables.Conn, *nftables.Chain, []*nftables.Rule) error) func() error {
 	return func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		chains, err := c.ListChains()
+		c, chains, err := nftChains()
 		if err != nil {
 			return err
 		}
@@ -486,11 +492,7 @@ func changeNft(change func(*nftables.Conn, *nftables.Chain, []*nftables.Rule) er
 
 // nothingLeft looks for anything of ours.
 func (g *ground) nothingLeft(t *testing.T) error {
-	c, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	chains, err := c.ListChains()
+	_, chains, err := nftChains()
 	if err != nil {
 		return err
 	}

@@ -152,7 +152,7 @@ func NewPlan(o Options) (Plan, error) {
 // excluded leaves interfaces alone.
 func (o Options) excluded(hook Hook) []Rule {
 	var rules []Rule
-	for _, name := range fields(o.ExcludeInterfaces) {
+	for _, name := range Fields(o.ExcludeInterfaces) {
 		for _, udp := range []bool{false, true} {
 			rule := Rule{UDP: udp, In: name}
 			if hook == Output {
@@ -167,7 +167,7 @@ func (o Options) excluded(hook Hook) []Rule {
 // reroute takes what virtual machines send as what this pod sends, and nothing of it as what others send here.
 func (o Options) reroute() ([]Rule, error) {
 	var rules []Rule
-	for _, name := range fields(o.RerouteInterfaces) {
+	for _, name := range Fields(o.RerouteInterfaces) {
 		ranges, err := o.ranges()
 		if err != nil {
 			return nil, err
@@ -211,7 +211,7 @@ func (o Options) transparent(inbound []Rule) []Rule {
 		return nil
 	}
 	rules := []Rule{{Mark: o.Mark, Verdict: SaveMark}, {Mark: o.Mark}}
-	for _, name := range fields(o.RerouteInterfaces) {
+	for _, name := range Fields(o.RerouteInterfaces) {
 		rules = append(rules, Rule{In: name})
 	}
 	for _, source := range passthrough {
@@ -407,7 +407,7 @@ func (o Options) ranges() ([]Rule, error) {
 
 func ports(flag, text string) ([]uint16, error) {
 	var out []uint16
-	for _, item := range fields(text) {
+	for _, item := range Fields(text) {
 		n, err := strconv.ParseUint(item, 10, 16)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %q is not a port", flag, item)
@@ -419,7 +419,7 @@ func ports(flag, text string) ([]uint16, error) {
 
 func prefixes(flag, text string) ([]netip.Prefix, error) {
 	var out []netip.Prefix
-	for _, item := range fields(text) {
+	for _, item := range Fields(text) {
 		p, err := netip.ParsePrefix(item)
 		if err != nil {
 			address, err := netip.ParseAddr(item)
@@ -433,6 +433,7 @@ func prefixes(flag, text string) ([]netip.Prefix, error) {
 	return out, nil
 }
 
-func fields(text string) []string {
+// Fields splits a list as flags have it, by commas or spaces.
+func Fields(text string) []string {
 	return strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' })
 }
