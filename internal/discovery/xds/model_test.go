@@ -41,6 +41,9 @@ type client struct {
 	// warming are clusters that wait for their endpoints. Envoy acknowledges no clusters until there are none: owed is what it will.
 	warming map[string]bool
 	owed    string
+	// given up are endpoints that are not wanted any more: late says that they are told of after the acknowledgement that made them so.
+	givenUp []string
+	late    bool
 	// rejects says what this build of Envoy does not take; silent says that it does not name it.
 	rejects func(name string) bool
 	silent  bool
@@ -58,7 +61,7 @@ func newClient(t *testing.T, server *Server, proxy *mesh.Proxy) *client {
 // connect opens a stream, and says what is held from before.
 func (c *client) connect() {
 	c.pending, c.asked = nil, [typeCount]bool{}
-	c.warming, c.owed = map[string]bool{}, ""
+	c.warming, c.owed, c.givenUp = map[string]bool{}, "", nil
 	c.stream = c.server.newStream(context.Background(), c.proxy, c.receive)
 	c.server.streams[c.stream] = struct{}{}
 	c.server.joinScope(c.stream)
@@ -129,6 +132,7 @@ func (c *client) deliver() {
 		c.handle(&discovery.DeltaDiscoveryRequest{TypeUrl: message.TypeUrl, ResponseNonce: message.Nonce, ErrorDetail: &status.Status{Message: text}})
 		return
 	}
+	c.warmBefore(i)
 	seen := map[string]bool{}
 	for _, r := range message.Resources {
 		c.received++
@@ -182,6 +186,7 @@ func (c *client) deliver() {
 		c.owed = ""
 		c.handle(&discovery.DeltaDiscoveryRequest{TypeUrl: envoy.ClusterType, ResponseNonce: nonce})
 	}
+	c.giveUp()
 	if i == routeIndex && c.proxy.VHDS && !c.asked[hostIndex] && len(c.held[routeIndex]) > 0 {
 		c.ask(hostIndex, nil, nil)
 	}
@@ -207,7 +212,32 @@ func (c *client) want(i int, name string, wanted bool) {
 	case !wanted && c.wants[i][name]:
 		delete(c.wants[i], name)
 		delete(c.held[i], name)
+		if c.late && i == endpointIndex {
+			c.givenUp = append(c.givenUp, name)
+			return
+		}
 		c.ask(i, nil, []string{name})
+	}
+}
+
+// giveUp tells of what is not wanted any more.
+func (c *client) giveUp() {
+	names := slices.DeleteFunc(c.givenUp, func(name string) bool { return c.wants[endpointIndex][name] })
+	c.givenUp = nil
+	if len(names) > 0 {
+		c.ask(endpointIndex, nil, names)
+	}
+}
+
+// warmBefore fails where what leads to clusters comes before they are warm.
+func (c *client) warmBefore(i int) {
+	if i != listenerIndex && i != routeIndex && i != hostIndex {
+		return
+	}
+	for name := range c.warming {
+		if _, there := get(c.stream.target.Load().parts[endpointIndex], name); there {
+			c.t.Fatalf("%s come while cluster %s waits for its endpoints\nthe stream: %s", shortNames[i], name, c.stream)
+		}
 	}
 }
 
@@ -308,6 +338,7 @@ func TestClientsHoldWhatIsThere(t *testing.T) {
 			clients = append(clients, newClient(t, server, proxy))
 		}
 		clients[0].proxy.Labels = map[string]string{"app": "client"}
+		clients[1].late, clients[2].late = true, true
 		clients = append(clients, newClient(t, server, &mesh.Proxy{ID: "gateway", Kind: mesh.Router, Namespace: "a", Labels: map[string]string{"app": "gateway"}, VHDS: true}))
 		for step := range 60 {
 			at := fmt.Sprintf("seed %d, step %d", seed, step)
