@@ -55,7 +55,10 @@ func run(args []string) error {
 		}
 		return err
 	}
-	if command == "build" {
+	if command == "build" { // tests of capture use the packages too
+		if err := ensurePackages(ctx); err != nil {
+			return err
+		}
 		return buildAll(ctx)
 	}
 	if err := checkMachine(); err != nil {
