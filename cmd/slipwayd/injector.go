@@ -12,7 +12,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/dynamic/dynamicinformer"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
@@ -24,25 +28,29 @@ import (
 // injector keeps the injection webhook's configuration up to date.
 type injector struct {
 	kube     kubernetes.Interface
+	dynamic  dynamic.Interface
 	options  options
 	webhook  *inject.Webhook
 	config   atomic.Pointer[inject.Config]
 	nativeOn atomic.Bool
 }
 
-func newInjector(kube kubernetes.Interface, o options, registry prometheus.Registerer) *injector {
-	i := &injector{kube: kube, options: o}
-	i.webhook = inject.NewWebhook(i.config.Load, i.nativeOn.Load, o.revision, registry)
+func newInjector(kube kubernetes.Interface, anyKind dynamic.Interface, o options, registry prometheus.Registerer) *injector {
+	i := &injector{kube: kube, dynamic: anyKind, options: o}
+	i.webhook = inject.NewWebhook(i.config.Load, i.nativeOn.Load, registry)
+	i.webhook.Revision, i.webhook.Compliance = o.revision, string(o.compliance)
 	return i
 }
 
 func (i *injector) ready() bool { return i.config.Load() != nil }
 
-// run follows the injector's and the mesh's ConfigMaps, and the nodes, which decide whether sidecars can be native.
+// run follows the injector's and the mesh's ConfigMaps, ProxyConfigs, and the nodes, which decide whether sidecars can be native.
 func (i *injector) run(ctx context.Context) error {
 	factory := informers.NewSharedInformerFactoryWithOptions(i.kube, 0, informers.WithNamespace(i.options.namespace))
 	all := informers.NewSharedInformerFactory(i.kube, 0)
 	configMaps, nodes := factory.Core().V1().ConfigMaps(), all.Core().V1().Nodes()
+	dynamics := dynamicinformer.NewDynamicSharedInformerFactory(i.dynamic, 0)
+	proxies := dynamics.ForResource(inject.ProxyConfigs)
 	wake := make(chan struct{}, 1)
 	poke := func(any) {
 		select {
@@ -51,14 +59,15 @@ func (i *injector) run(ctx context.Context) error {
 		}
 	}
 	handler := cache.ResourceEventHandlerFuncs{AddFunc: poke, UpdateFunc: func(_, o any) { poke(o) }, DeleteFunc: poke}
-	for _, informer := range []cache.SharedIndexInformer{configMaps.Informer(), nodes.Informer()} {
+	for _, informer := range []cache.SharedIndexInformer{configMaps.Informer(), nodes.Informer(), proxies.Informer()} {
 		if _, err := informer.AddEventHandler(handler); err != nil {
 			return err
 		}
 	}
 	factory.Start(ctx.Done())
 	all.Start(ctx.Done())
-	if !cache.WaitForCacheSync(ctx.Done(), configMaps.Informer().HasSynced, nodes.Informer().HasSynced) {
+	dynamics.Start(ctx.Done())
+	if !cache.WaitForCacheSync(ctx.Done(), configMaps.Informer().HasSynced, nodes.Informer().HasSynced, proxies.Informer().HasSynced) {
 		return nil
 	}
 	poke(nil)
@@ -73,14 +82,18 @@ func (i *injector) run(ctx context.Context) error {
 			return err
 		}
 		i.nativeOn.Store(inject.Native(i.options.native, list))
+		objects, err := proxies.Lister().List(labels.Everything())
+		if err != nil {
+			return err
+		}
 		i.read(func(name string) (*corev1.ConfigMap, error) {
 			return configMaps.Lister().ConfigMaps(i.options.namespace).Get(name)
-		})
+		}, objects)
 	}
 }
 
 // read takes the configuration in, if it can be used; otherwise what was in force stays.
-func (i *injector) read(get func(name string) (*corev1.ConfigMap, error)) {
+func (i *injector) read(get func(name string) (*corev1.ConfigMap, error), proxies []runtime.Object) {
 	own, err1 := get("istio-sidecar-injector" + i.options.suffix())
 	mesh, err2 := get("istio" + i.options.suffix())
 	if err1 != nil || err2 != nil {
@@ -91,7 +104,20 @@ func (i *injector) read(get func(name string) (*corev1.ConfigMap, error)) {
 		slog.Error("inject: the configuration cannot be used; what was in force stays", "error", err)
 		return
 	}
+	var read []inject.ProxyConfig
+	for _, object := range proxies {
+		if one, ok := object.(*unstructured.Unstructured); ok && i.ours(one.GetLabels()) {
+			read = append(read, inject.ReadProxyConfig(one))
+		}
+	}
+	config.SetProxyConfigs(i.options.namespace, read)
 	i.config.Store(config)
+}
+
+// ours says whether an object is for this revision.
+func (i *injector) ours(set map[string]string) bool {
+	revision, labelled := set["istio.io/rev"]
+	return !labelled || revision == i.options.revision
 }
 
 // trustDomainOf reads the trust domain that the mesh's ConfigMap says; identities are made with it from the start.

@@ -140,14 +140,14 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 		return err
 	}
 	p.reporter = &report.Reporter{Dynamic: anyKind, Kube: p.kube, Instance: instance, List: p.rejections}
-	p.resolve = resolve.Options{ClusterID: o.cluster, Domain: o.domain, RootNamespace: o.namespace, MeshConfigMap: "istio" + o.suffix(), Patches: discovery.PatchMistakes}
+	p.resolve = resolve.Options{ClusterID: o.cluster, Domain: o.domain, RootNamespace: o.namespace, Compliance: o.compliance, MeshConfigMap: "istio" + o.suffix(), Patches: discovery.PatchMistakes}
 	watch := source.Options{Kube: p.kube, Istio: mesh, Dynamic: anyKind, Revision: o.revision, Namespace: o.namespace, MeshConfig: p.resolve.MeshConfigMap}
 	if p.engine, err = discovery.NewEngine(watch, p.resolve, p.registry); err != nil {
 		return err
 	}
 	p.registrar = enroll.New(mesh, instance, o.entryGrace)
 	p.engine.Server.Registrar = p.registrar
-	p.injector = newInjector(p.kube, o, p.registry)
+	p.injector = newInjector(p.kube, anyKind, o, p.registry)
 	p.peers, p.installed = p.peerClient(), anyKind
 	return nil
 }

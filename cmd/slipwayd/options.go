@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/slipway-mesh/slipway/internal/compliance"
 )
 
 // options are slipwayd's flags and environment. The flags are those that Istio's chart gives istiod.
@@ -15,16 +17,19 @@ type options struct {
 	caDir, native                                                 string
 	maxConnectionAge                                              time.Duration
 	logJSON                                                       bool
+	compliance                                                    compliance.Policy
 	allocate                                                      bool          // addresses for ServiceEntries
 	tellStatus                                                    bool          // in objects, how many proxies hold what they make
 	drain                                                         time.Duration // over which streams end when this replica does
 	entryGrace                                                    time.Duration
+	certificateRate                                               float64       // a second, of one identity
 	rootSettle                                                    time.Duration // how long each phase of a root's rotation lasts at least
 }
 
 // environment lists the variables that are read, with what they are for.
 var environment = map[string]string{
 	"POD_NAMESPACE":                     "the control plane's namespace, which is also the root namespace",
+	"COMPLIANCE_POLICY":                 "fips-140-2 or pqc: what TLS keeps to, of the control plane and of proxies, whatever anybody configures",
 	"REVISION":                          "this control plane's revision; default is none",
 	"ISTIOD_SERVICE":                    "name of the Service that leads here",
 	"CLUSTER_ID":                        "name of this cluster",
@@ -70,8 +75,12 @@ func parseOptions(args []string) (options, error) {
 		return o, fmt.Errorf("PILOT_WORKLOAD_ENTRY_GRACE_PERIOD: %w", err)
 	}
 	o.entryGrace = grace
+	if o.compliance, err = compliance.Parse(env("COMPLIANCE_POLICY", "")); err != nil {
+		return o, err
+	}
 	flags.DurationVar(&o.drain, "drainDuration", 5*time.Second, "over which the streams of proxies are ended when this replica ends")
 	flags.DurationVar(&o.rootSettle, "rootSettle", 2*time.Minute, "how long each phase of a root's rotation lasts at least: kubelets renew mounted files in their own time")
+	flags.Float64Var(&o.certificateRate, "certificateRate", 100, "certificates a second that one identity gets at most; ten times as many at once; 0 is no limit")
 	flags.BoolVar(&o.logJSON, "log_as_json", false, "write the log as JSON")
 	flags.String("log_output_level", "default:info", "accepted for compatibility")
 	return o, flags.Parse(args)

@@ -23,7 +23,7 @@ func (p *plane) peerClient() *http.Client {
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM(p.authority.Current().RootPEM())
 		// All revisions serve by this name.
-		config := &tls.Config{RootCAs: roots, ServerName: "istiod." + p.options.namespace + ".svc", GetClientCertificate: p.serving.ForPeers, MinVersion: tls.VersionTLS12}
+		config := p.options.compliance.Limit(&tls.Config{RootCAs: roots, ServerName: "istiod." + p.options.namespace + ".svc", GetClientCertificate: p.serving.ForPeers, MinVersion: tls.VersionTLS12})
 		return (&tls.Dialer{Config: config}).DialContext(ctx, network, address)
 	}
 	return &http.Client{Timeout: peerPatience, Transport: &http.Transport{IdleConnTimeout: time.Minute, DialTLSContext: dial}}

@@ -63,11 +63,11 @@ func (p *plane) servePlain(ctx context.Context) error {
 }
 
 func (p *plane) serveSecure(ctx context.Context) error {
-	transport := credentials.NewTLS(&tls.Config{GetCertificate: p.serving.Certificate, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12})
+	transport := credentials.NewTLS(p.serverTLS())
 	// Each connection over TLS has a buffer of its own.
 	server := grpc.NewServer(append(p.grpcOptions(), grpc.Creds(transport), grpc.ReadBufferSize(8<<10))...)
 	p.engine.Server.Register(server, proved{p.callers})
-	security.RegisterIstioCertificateServiceServer(server, ca.NewService(p.callers, p.registry))
+	security.RegisterIstioCertificateServiceServer(server, ca.NewService(p.callers, p.options.certificateRate, p.registry))
 	return p.serveGRPC(ctx, server, p.options.secureAddress)
 }
 
@@ -92,6 +92,11 @@ func (p *plane) serveGRPC(ctx context.Context, server *grpc.Server, address stri
 		return fmt.Errorf("serve %s: %w", address, err)
 	}
 	return nil
+}
+
+// serverTLS is how others reach the control plane. Who they are is asked where it counts.
+func (p *plane) serverTLS() *tls.Config {
+	return p.options.compliance.Limit(&tls.Config{GetCertificate: p.serving.Certificate, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12})
 }
 
 // patient is a listener whose connections gRPC does not know to be TCP. It would let the kernel cut off every proxy that reads nothing for
@@ -148,7 +153,7 @@ func (p *plane) serveWebhooks(ctx context.Context) error {
 	mux.Handle("POST /validate", webhook.NewValidator(p.resolve, p.engine.State, p.registry))
 	mux.Handle("GET /debug/", p.guarded(p.debugRoutes())) // for other replicas
 	// The API server may show a certificate of an authority of its own: what one proves is looked at where it matters.
-	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: &tls.Config{GetCertificate: p.serving.Certificate, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS12}}
+	server := &http.Server{Addr: p.options.webhooks, Handler: mux, TLSConfig: p.serverTLS()}
 	return serve(ctx, server)
 }
 

@@ -36,6 +36,7 @@ type Engine struct {
 // NewEngine prepares the line; nothing is read before Run.
 func NewEngine(watch source.Options, options resolve.Options, registry prometheus.Registerer) (*Engine, error) {
 	queue := source.NewQueue()
+	watch.Selectors = resolve.DiscoverySelectors
 	from, err := source.New(watch, queue)
 	if err != nil {
 		return nil, err
@@ -69,7 +70,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	if err := e.source.Synced(ctx); err != nil {
 		return err
 	}
-	changes := e.queue.Take()
+	changes := e.source.Take()
 	state, dirty := resolve.Next(resolve.Start(e.start), changes)
 	dirty.All = true
 	e.state.Store(state)
@@ -106,7 +107,7 @@ func (e *Engine) wantKeys(ctx context.Context, before *iradix.Tree[int]) {
 // step takes all that is pending at once: when idle a change goes through at once, and under load what comes while one
 // step runs is taken together by the next.
 func (e *Engine) step() {
-	changes := e.queue.Take()
+	changes := e.source.Take()
 	if len(changes) == 0 {
 		return
 	}

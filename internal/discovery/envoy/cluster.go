@@ -57,7 +57,7 @@ type madeCluster struct {
 // build returns one cluster, or none where it could have no endpoints. through says that what it carries is encrypted already.
 func (m madeCluster) build(name string, through bool) []*Resource {
 	config, o, port, subset := m.config, m.outbound, m.port, m.subset
-	c := &cluster.Cluster{Name: name, ConnectTimeout: millis(config.ConnectTimeoutMillis)}
+	c := &cluster.Cluster{Name: name, ConnectTimeout: millis(config.ConnectTimeoutMillis), AltStatName: outboundStatName(config, o, port, subset)}
 	policy := policyFor(config, o.Rule, port.Number, subset)
 	known := func() *endpoint.ClusterLoadAssignment {
 		return loadAssignment(name, m.endpoints, port.Number, subset, true, nearnessOf(config, o, policy))

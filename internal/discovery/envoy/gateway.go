@@ -88,10 +88,10 @@ func tableName(name string, port *mesh.GatewayPort) string {
 }
 
 func gatewayHTTP(e Edge, port *mesh.GatewayPort, table string) *Resource {
-	return NewResource(listenerName(port), &listener.Listener{
+	return NewResource(listenerName(port), throughBalancer(&listener.Listener{
 		Name: listenerName(port), Address: address(bindAddress(port), port.Port), TrafficDirection: core.TrafficDirection_OUTBOUND,
 		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(gatewayManager(e, port, port.Servers[0], table))}}},
-	})
+	}, e.Config.Settings))
 }
 
 // gatewayManager is at the edge: it trusts no address or certificate that a client tells of. A server's name is that of its counters.
@@ -104,7 +104,7 @@ func gatewayManager(e Edge, port *mesh.GatewayPort, server mesh.GatewayServer, t
 	m.UseRemoteAddress = boolean(true)
 	m.ForwardClientCertDetails = hcm.HttpConnectionManager_SANITIZE_SET
 	m.SetCurrentClientCertDetails = &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Cert: true, Dns: true, Uri: true}
-	return m
+	return withHeaders(behind(m, e.Config.Settings), e.Config.Settings)
 }
 
 // gatewayHosts merges the VirtualServices of servers by host: routes in the order of age, those that take everything last.

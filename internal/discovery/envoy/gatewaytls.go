@@ -50,7 +50,7 @@ func gatewayChains(e Edge, port *mesh.GatewayPort) (*Resource, map[string]mesh.G
 	if port.Servers[0].TLS != nil {
 		out.ListenerFilters = []*listener.ListenerFilter{tlsInspector()}
 	}
-	return NewResource(out.Name, out), b.tables
+	return NewResource(out.Name, throughBalancer(out, b.Config.Settings)), b.tables
 }
 
 // add takes a chain for server names, less those that are taken.
@@ -75,7 +75,7 @@ func (b *chainBuilder) add(names []string, chain *listener.FilterChain) {
 func (b *chainBuilder) https(server mesh.GatewayServer) {
 	table := tableName(strings.Join([]string{"https", itoa(b.port.Port), server.PortName, server.Gateway.Name, server.Gateway.Namespace}, "."), b.port)
 	before := len(b.chains)
-	b.add(serverHosts(server), &listener.FilterChain{TransportSocket: downstreamTLS(server.TLS, true), Filters: []*listener.Filter{managerFilter(gatewayManager(b.Edge, b.port, server, table))}})
+	b.add(serverHosts(server), &listener.FilterChain{TransportSocket: downstreamTLS(b.Config, server.TLS, true), Filters: []*listener.Filter{managerFilter(gatewayManager(b.Edge, b.port, server, table))}})
 	if len(b.chains) > before {
 		b.tables[table] = server
 	}
@@ -132,7 +132,7 @@ func (b *chainBuilder) tcp(server mesh.GatewayServer) {
 			chain := &listener.FilterChain{Filters: append(tcpGuards(b.Config, b.Guard), tcpToAny(b.Config, withPorts(rule.Destinations, server.Port, b.Lookup), b.Lookup))}
 			names := []string{"*"}
 			if server.TLS != nil {
-				chain.TransportSocket, names = downstreamTLS(server.TLS, false), serverHosts(server)
+				chain.TransportSocket, names = downstreamTLS(b.Config, server.TLS, false), serverHosts(server)
 			}
 			b.add(names, chain)
 			return
@@ -161,7 +161,7 @@ var tlsVersions = map[networking.ServerTLSSettings_TLSProtocol]tls.TlsParameters
 
 // downstreamTLS ends TLS with the server's certificate: a secret by name, or files that the proxy has. MUTUAL asks the client for
 // one of its own, OPTIONAL_MUTUAL looks at it if there is one.
-func downstreamTLS(settings *networking.ServerTLSSettings, http bool) *core.TransportSocket {
+func downstreamTLS(config *mesh.Config, settings *networking.ServerTLSSettings, http bool) *core.TransportSocket {
 	parameters := &tls.TlsParameters{TlsMinimumProtocolVersion: tls.TlsParameters_TLSv1_2, CipherSuites: settings.CipherSuites}
 	if v, ok := tlsVersions[settings.MinProtocolVersion]; ok {
 		parameters.TlsMinimumProtocolVersion = v
@@ -169,7 +169,11 @@ func downstreamTLS(settings *networking.ServerTLSSettings, http bool) *core.Tran
 	if v, ok := tlsVersions[settings.MaxProtocolVersion]; ok {
 		parameters.TlsMaximumProtocolVersion = v
 	}
-	common := &tls.CommonTlsContext{TlsParams: parameters}
+	limit := otherLimits
+	if settings.Mode == networking.ServerTLSSettings_ISTIO_MUTUAL {
+		limit = meshLimits
+	}
+	common := &tls.CommonTlsContext{TlsParams: limit(config, parameters)}
 	if http {
 		common.AlpnProtocols = []string{"h2", "http/1.1"}
 	}

@@ -139,7 +139,7 @@ func ingressChains(s side, guard *mesh.Guard, port mesh.InboundPort, target stri
 	}
 	if port.Mode != mesh.Strict {
 		own := chain(false, nil)
-		own.TransportSocket = downstreamTLS(port.TLS, port.Protocol == mesh.HTTPS)
+		own.TransportSocket = downstreamTLS(s.config, port.TLS, port.Protocol == mesh.HTTPS)
 		chains = append(chains, own)
 	}
 	return chains
@@ -173,7 +173,7 @@ func inboundManager(s side, port mesh.InboundPort, target string, secure bool) *
 		m.SetCurrentClientCertDetails = &hcm.HttpConnectionManager_SetCurrentClientCertDetails{Subject: boolean(true), Dns: true, Uri: true}
 	}
 	name := "inbound|http|" + itoa(port.Number)
-	return inline(m, &route.RouteConfiguration{
+	return inline(withHeaders(m, s.config.Settings), &route.RouteConfiguration{
 		Name: target, ValidateClusters: boolean(false),
 		VirtualHosts: []*route.VirtualHost{{Name: name, Domains: []string{"*"}, Routes: []*route.Route{{
 			Name: "default", Match: routeMatch(nil), Decorator: &route.Decorator{Operation: port.Service + ":" + itoa(port.Number) + "/*"},
@@ -210,6 +210,10 @@ func inboundCluster(config *mesh.Config, name string, port mesh.InboundPort, tra
 	}
 	if !transparent {
 		out.UpstreamBindConfig = &core.BindConfig{SourceAddress: &core.SocketAddress{Address: passthroughSource, PortSpecifier: &core.SocketAddress_PortValue{PortValue: 0}}}
+	}
+	out.AltStatName = inboundStatName(config, port)
+	if port.Endpoint == "" && config.InboundLocalhost && port.Port != 0 {
+		port.Endpoint = net.JoinHostPort("127.0.0.1", itoa(port.Port))
 	}
 	if port.Endpoint != "" {
 		out.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}

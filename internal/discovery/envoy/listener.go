@@ -199,7 +199,7 @@ func assemble(config *mesh.Config, flavour mesh.Flavour, wanted []*part) *Resour
 	}
 	switch first.shape {
 	case shapeHTTP:
-		m := rds(manager(outboundSide(config, flavour), "outbound_"+first.listener), first.table)
+		m := withHeaders(rds(manager(outboundSide(config, flavour), "outbound_"+first.listener), first.table), config.Settings)
 		out.FilterChains = []*listener.FilterChain{{Filters: []*listener.Filter{managerFilter(m)}}}
 	case shapeSniff:
 		sniff(config, flavour, out, first)
@@ -258,7 +258,7 @@ func appendDistinct(chains, more []*listener.FilterChain, seen map[string]bool) 
 
 // sniff opens a listener of one service whose protocol the first bytes tell.
 func sniff(config *mesh.Config, flavour mesh.Flavour, out *listener.Listener, p *part) {
-	m := rds(manager(outboundSide(config, flavour), "outbound_"+p.listener), p.table)
+	m := withHeaders(rds(manager(outboundSide(config, flavour), "outbound_"+p.listener), p.table), config.Settings)
 	beforeRouter(m, tellMesh(flavour))
 	out.ListenerFilters = []*listener.ListenerFilter{tlsInspector(), httpInspector()}
 	out.ListenerFiltersTimeout = detection(config)

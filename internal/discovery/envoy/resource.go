@@ -19,6 +19,8 @@ const (
 	ListenerType    = "type.googleapis.com/envoy.config.listener.v3.Listener"
 	RouteType       = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 	VirtualHostType = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
+	// BootstrapType is of what a proxy starts with. Agents ask for it that are told to.
+	BootstrapType = "type.googleapis.com/envoy.config.bootstrap.v3.Bootstrap"
 	// ExtensionType is of filters' configurations that stand by themselves, as EnvoyFilters add them.
 	ExtensionType = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig"
 )

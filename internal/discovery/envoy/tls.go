@@ -63,6 +63,7 @@ func meshContext(config *mesh.Config, o *mesh.Outbound, port mesh.Port, subset m
 	}
 	return &tls.UpstreamTlsContext{
 		CommonTlsContext: &tls.CommonTlsContext{
+			TlsParams:                      meshLimits(config, nil),
 			AlpnProtocols:                  alpn,
 			TlsCertificateSdsSecretConfigs: []*tls.SdsSecretConfig{agentSecret("default")},
 			ValidationContextType: &tls.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tls.CommonTlsContext_CombinedCertificateValidationContext{
@@ -114,15 +115,15 @@ func ruleContext(config *mesh.Config, o *mesh.Outbound, port mesh.Port, subset m
 		}
 		return context
 	case networking.ClientTLSSettings_SIMPLE, networking.ClientTLSSettings_MUTUAL:
-		return originateContext(o, port, settings)
+		return originateContext(config, o, port, settings)
 	}
 	return nil
 }
 
 // originateContext is TLS to a server outside the mesh: by a secret where the rule names one that the proxies may have, otherwise by
 // files that they have. Whose authority nobody names must be signed by one that the proxy's system trusts.
-func originateContext(o *mesh.Outbound, port mesh.Port, settings *networking.ClientTLSSettings) *tls.UpstreamTlsContext {
-	common := &tls.CommonTlsContext{}
+func originateContext(config *mesh.Config, o *mesh.Outbound, port mesh.Port, settings *networking.ClientTLSSettings) *tls.UpstreamTlsContext {
+	common := &tls.CommonTlsContext{TlsParams: otherLimits(config, nil)}
 	if port.Protocol.IsHTTP2() {
 		common.AlpnProtocols = []string{"h2"}
 	}
@@ -217,7 +218,7 @@ func inboundContext(config *mesh.Config) *core.TransportSocket {
 	context := &tls.DownstreamTlsContext{
 		RequireClientCertificate: boolean(true),
 		CommonTlsContext: &tls.CommonTlsContext{
-			TlsParams:                      &tls.TlsParameters{TlsMinimumProtocolVersion: tls.TlsParameters_TLSv1_2, TlsMaximumProtocolVersion: tls.TlsParameters_TLSv1_3},
+			TlsParams:                      meshLimits(config, &tls.TlsParameters{TlsMinimumProtocolVersion: tls.TlsParameters_TLSv1_2, TlsMaximumProtocolVersion: tls.TlsParameters_TLSv1_3}),
 			AlpnProtocols:                  []string{"istio-peer-exchange", "h2", "http/1.1"},
 			TlsCertificateSdsSecretConfigs: []*tls.SdsSecretConfig{agentSecret("default")},
 			ValidationContextType: &tls.CommonTlsContext_CombinedValidationContext{CombinedValidationContext: &tls.CommonTlsContext_CombinedCertificateValidationContext{

@@ -5,6 +5,8 @@ import (
 
 	meshapi "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/slipway-mesh/slipway/internal/compliance"
 )
 
 // ProxyKind is what a proxy is for. The set is open.
@@ -51,6 +53,8 @@ type Proxy struct {
 	Version string
 	// Metadata are the texts that the node tells of itself.
 	Metadata map[string]string
+	// Settings are those fields of its ProxyConfig that change what it is sent, as JSON; see ParseSettings. Equal ones are equal texts.
+	Settings string
 	// TellsHealth says that the agent will tell of the workload's health.
 	TellsHealth bool
 }
@@ -122,6 +126,15 @@ type Config struct {
 	IngressSelector        string // of label istio: which gateways serve Ingresses
 	DNSRefreshMillis       int64
 	H2Upgrade              bool // HTTP/1.1 is spoken to clusters as HTTP/2
+	// InboundLocalhost sends what comes for a workload to 127.0.0.1 in the place of its own address.
+	InboundLocalhost bool
+	// InboundStatName and OutboundStatName are patterns of the names by which clusters are counted; empty is Envoy's own.
+	InboundStatName, OutboundStatName string
+	// MeshTLS is what TLS between workloads keeps to, OtherTLS all other; Compliance goes before both.
+	MeshTLS, OtherTLS *meshapi.MeshConfig_TLSConfig
+	Compliance        compliance.Policy
+	// Settings are those of the proxies themselves.
+	Settings *Settings
 	// Of is the mesh's own configuration where this is that of some workloads; see Plain.
 	Of *Config
 	// Observers and Watches are what is told of calls: by MeshConfig, and all in all.

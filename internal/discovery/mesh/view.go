@@ -48,6 +48,7 @@ type InboundPort struct {
 	Mode     MTLSMode
 	Service  string // host of the oldest service that it is part of
 	Number   uint32 // of that service's port
+	Name     string // of that service's port
 	// Bind, Bound and Endpoint are a Sidecar's: where the port is opened if callers connect there themselves, and where the application
 	// listens; see Ingress.
 	Bind     string
@@ -73,7 +74,7 @@ func (i *Inbound) Key() string {
 	key := strconv.Itoa(int(i.Mode)) + "|" + strconv.FormatBool(i.Transparent) + "|" + i.Guard.Key()
 	for _, p := range i.Ports {
 		key += "|" + strconv.Itoa(int(p.Port)) + "," + string(p.Protocol) + "," + strconv.Itoa(int(p.Mode)) + "," + p.Service + "," + strconv.Itoa(int(p.Number)) +
-			"," + p.Bind + "," + strconv.FormatBool(p.Bound) + "," + p.Endpoint + "," + fmt.Sprintf("%p,%p", p.Pool, p.TLS)
+			"," + p.Name + "," + p.Bind + "," + strconv.FormatBool(p.Bound) + "," + p.Endpoint + "," + fmt.Sprintf("%p,%p", p.Pool, p.TLS)
 	}
 	return key
 }

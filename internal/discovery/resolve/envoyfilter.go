@@ -10,11 +10,6 @@ import (
 	"github.com/slipway-mesh/slipway/internal/discovery/world"
 )
 
-// unpatched are the parts of a proxy's configuration that no patch reaches.
-var unpatched = map[api.EnvoyFilter_ApplyTo]string{
-	api.EnvoyFilter_BOOTSTRAP: "the bootstrap is made in the pod, where no patch reaches it",
-}
-
 // PatchMistake is what Envoy's types do not have of a patch.
 type PatchMistake struct {
 	Field, Message string
@@ -50,10 +45,13 @@ func checkEnvoyFilter(r *report, spec *api.EnvoyFilter) {
 	}
 	for i, patch := range spec.ConfigPatches {
 		field := fmt.Sprintf("spec.configPatches[%d]", i)
-		if why, ok := unpatched[patch.GetApplyTo()]; ok {
-			r.warn(field+".applyTo", ReasonUnsupported, "%s", why)
-		}
 		operation := patch.GetPatch().GetOperation()
+		if patch.GetApplyTo() == api.EnvoyFilter_BOOTSTRAP {
+			r.warn(field+".applyTo", ReasonUnsupported, "reaches, when they start, proxies that ask for it, and no others: they have BOOTSTRAP_XDS_AGENT: \"true\" in proxyMetadata")
+			if operation != api.EnvoyFilter_Patch_MERGE {
+				r.warn(field+".patch.operation", ReasonInvalid, "a bootstrap can be merged into, and nothing else")
+			}
+		}
 		switch {
 		case patch.GetApplyTo() == api.EnvoyFilter_INVALID:
 			r.refuse(field+".applyTo", "must say what is patched")

@@ -2,12 +2,16 @@ package resolve
 
 import (
 	"reflect"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	meshapi "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -17,7 +21,7 @@ func defaultConfig(options Options) *mesh.Config {
 	return &mesh.Config{
 		RootNamespace: options.RootNamespace, TrustDomain: "cluster.local", Domain: options.Domain, AllowAny: true, AutoMTLS: true,
 		ConnectTimeoutMillis: 10_000, DNSRefreshMillis: 60_000, IngressService: "istio-ingressgateway",
-		IngressClass: "istio", IngressSelector: "ingressgateway", Observers: noObservers(),
+		IngressClass: "istio", IngressSelector: "ingressgateway", Observers: noObservers(), Compliance: options.Compliance,
 	}
 }
 
@@ -47,6 +51,10 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 			return
 		}
 		readConfig(config, &api)
+		notFollowed(&api, r)
+		if _, err := selectors(&api); err != nil {
+			r.refuse("data.mesh.discoverySelectors", "%v; all namespaces are read", err)
+		}
 		if api.GetOutboundTrafficPolicy().GetMode() == meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS {
 			r.warn("data.mesh.outboundTrafficPolicy.mode", ReasonUnsupported, "ALLOW_ANY_DYNAMIC_DNS is not carried out, and means ALLOW_ANY: calls go where the caller's own DNS led them")
 		}
@@ -87,6 +95,54 @@ func (s *step) allStale() {
 		}
 		return false
 	})
+}
+
+// unfollowed are the fields that change nothing here.
+var unfollowed = []protoreflect.Name{"proxy_listen_port", "proxy_inbound_listen_port", "proxy_http_port", "hbone_idle_timeout", "enable_envoy_access_log_service",
+	"disable_envoy_listener_log", "config_sources", "certificates", "service_settings", "service_scope_configs", "verify_certificate_at_client", "ca", "service_entry_visibility"}
+
+// notFollowed tells of settings that have no effect.
+func notFollowed(api *meshapi.MeshConfig, r *report) {
+	api.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, _ protoreflect.Value) bool {
+		if slices.Contains(unfollowed, field.Name()) {
+			r.warn("data.mesh."+field.JSONName(), ReasonUnsupported, "is not carried out; take it out")
+		}
+		return true
+	})
+}
+
+// DiscoverySelectors are those of the mesh's ConfigMap, as MeshConfig has them: a namespace that none of them selects is not read. None is
+// all namespaces, and so is what cannot be read.
+func DiscoverySelectors(object *corev1.ConfigMap) []labels.Selector {
+	text, err := yaml.YAMLToJSON([]byte(object.Data["mesh"]))
+	var api meshapi.MeshConfig
+	if err == nil {
+		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, &api)
+	}
+	if err != nil {
+		return nil
+	}
+	out, err := selectors(&api)
+	if err != nil {
+		return nil // told by meshConfig
+	}
+	return out
+}
+
+func selectors(api *meshapi.MeshConfig) ([]labels.Selector, error) {
+	var out []labels.Selector
+	for _, one := range api.DiscoverySelectors {
+		selector := &metav1.LabelSelector{MatchLabels: one.MatchLabels}
+		for _, e := range one.MatchExpressions {
+			selector.MatchExpressions = append(selector.MatchExpressions, metav1.LabelSelectorRequirement{Key: e.Key, Operator: metav1.LabelSelectorOperator(e.Operator), Values: e.Values})
+		}
+		parsed, err := metav1.LabelSelectorAsSelector(selector)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, parsed)
+	}
+	return out, nil
 }
 
 var ingressModes = map[meshapi.MeshConfig_IngressControllerMode]mesh.IngressMode{
@@ -142,4 +198,7 @@ func readConfig(config *mesh.Config, api *meshapi.MeshConfig) {
 	if api.IngressService != "" {
 		config.IngressService = api.IngressService
 	}
+	config.InboundLocalhost = api.GetInboundTrafficPolicy().GetMode() == meshapi.MeshConfig_InboundTrafficPolicy_LOCALHOST
+	config.InboundStatName, config.OutboundStatName = api.InboundClusterStatName, api.OutboundClusterStatName
+	config.MeshTLS, config.OtherTLS = api.MeshMTLS, api.TlsDefaults
 }

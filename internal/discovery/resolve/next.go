@@ -21,6 +21,7 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 
+	"github.com/slipway-mesh/slipway/internal/compliance"
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
 	"github.com/slipway-mesh/slipway/internal/discovery/source"
 	"github.com/slipway-mesh/slipway/internal/discovery/world"
@@ -31,6 +32,7 @@ type Options struct {
 	ClusterID     string
 	Domain        string // cluster.local
 	RootNamespace string
+	Compliance    compliance.Policy
 	MeshConfigMap string // name of the ConfigMap with the mesh's configuration, in RootNamespace
 	// Patches says what Envoy's types do not have of an EnvoyFilter; they are not known here. Nil says nothing.
 	Patches func(*api.EnvoyFilter) []PatchMistake

@@ -33,7 +33,7 @@ func Inbound(w *world.World, proxy *mesh.Proxy) *mesh.Inbound {
 			seen[target] = true
 			out.Ports = append(out.Ports, mesh.InboundPort{
 				Port: target, Protocol: port.Protocol, Mode: w.MTLSMode(proxy.Namespace, proxy.Labels, target),
-				Service: service.Host, Number: port.Number,
+				Service: service.Host, Number: port.Number, Name: port.Name,
 			})
 		}
 	}

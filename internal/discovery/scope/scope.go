@@ -31,6 +31,8 @@ type Key struct {
 	Through bool
 	// Telemetry names the objects that speak of the proxies' calls, in their present form.
 	Telemetry string
+	// Settings are those of the proxies' own ProxyConfig; see mesh.Proxy.
+	Settings string
 	// Names says for which families of addresses their agents answer DNS questions; see mesh.Proxy.
 	Names string
 }
@@ -57,7 +59,7 @@ func KeyOf(w *world.World, proxy *mesh.Proxy) Key {
 	if sidecar := w.Sidecar(proxy.Namespace, proxy.Labels); sidecar != nil && proxy.Kind == mesh.SidecarProxy {
 		narrowed = sidecar.Namespace + "/" + sidecar.Name
 	}
-	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router, Through: leadsThrough(w, proxy), Names: proxy.Names(), Telemetry: telemetryKey(w.TelemetriesOf(proxy.Namespace, proxy.Labels))}
+	return Key{Namespace: proxy.Namespace, Tests: strings.Join(met, "\x01"), Sidecar: narrowed, Place: placeOf(w, proxy), Flavour: proxy.Flavour, Edge: proxy.Kind == mesh.Router, Through: leadsThrough(w, proxy), Names: proxy.Names(), Settings: proxy.Settings, Telemetry: telemetryKey(w.TelemetriesOf(proxy.Namespace, proxy.Labels))}
 }
 
 // placeOf tells where a proxy runs: what it says itself, or what its node does. It is empty while no rule asks.
@@ -110,7 +112,7 @@ func New(w *world.World, key Key) *Scope {
 // them where the configuration does.
 func Over(w *world.World, key Key, base *Scope) (*Scope, []string) {
 	s := &Scope{Key: key, Hosts: base.Hosts.Over(), base: base, place: base.place, Config: base.Config}
-	if key.Telemetry != "" {
+	if key.Telemetry != "" || key.Settings != "" {
 		s.Config = s.configure(w)
 	}
 	differ := s.fill(w)

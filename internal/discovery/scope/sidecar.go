@@ -10,7 +10,7 @@ import (
 
 // configure is the mesh's configuration with what a Sidecar says of hosts in no registry in place of the mesh's.
 func (s *Scope) configure(w *world.World) *mesh.Config {
-	config := watched(w, s.telemetries(w))
+	config := withSettings(watched(w, s.telemetries(w)), s.Settings)
 	if s.Sidecar == nil || s.Sidecar.Policy == nil {
 		return config
 	}

@@ -47,5 +47,15 @@ func watched(w *world.World, list []*mesh.Telemetry) *mesh.Config {
 // Config is the mesh's configuration as it counts for what a proxy takes, and a key that is equal for proxies of the same.
 func Config(w *world.World, proxy *mesh.Proxy) (config *mesh.Config, key string) {
 	list := w.TelemetriesOf(proxy.Namespace, proxy.Labels)
-	return watched(w, list), telemetryKey(list)
+	return withSettings(watched(w, list), proxy.Settings), telemetryKey(list) + "|" + proxy.Settings
+}
+
+// withSettings is a configuration with what the proxies' own ProxyConfig says.
+func withSettings(config *mesh.Config, text string) *mesh.Config {
+	if text == "" {
+		return config
+	}
+	out := *config
+	out.Of, out.Settings = config.Plain(), mesh.ParseSettings(text)
+	return &out
 }

@@ -23,11 +23,13 @@ type Options struct {
 	Revision string
 	// Namespace and MeshConfig name the ConfigMap with the mesh's configuration.
 	Namespace, MeshConfig string
+	// Selectors reads from that ConfigMap which namespaces are read, by their labels; none is all.
+	Selectors func(*corev1.ConfigMap) []labels.Selector
 }
 
 // New prepares the watches of all kinds. Nothing is read before Run.
 func New(options Options, queue *Queue) (*Source, error) {
-	s := &Source{queue: queue}
+	s := &Source{queue: queue, selection: selection{options: options, labels: map[string]labels.Set{}}}
 	all := func(labels.Labels) bool { return true }
 	ours := revisionSelector(options.Revision)
 	kube := informers.NewSharedInformerFactory(options.Kube, resync)

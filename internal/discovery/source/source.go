@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/tools/cache"
 )
@@ -24,11 +25,22 @@ type Change struct {
 type Source struct {
 	informers []kindInformer
 	queue     *Queue
+	selection selection
 }
 
 type kindInformer struct {
 	kind     string
 	informer cache.SharedIndexInformer
+	keep     func(labels.Labels) bool
+}
+
+// changeOf is the change that leads to an object's being as it is.
+func (k kindInformer) changeOf(object metav1.Object, gone bool) Change {
+	change := Change{Kind: k.kind, Namespace: object.GetNamespace(), Name: object.GetName()}
+	if !gone && k.keep(labels.Set(object.GetLabels())) {
+		change.Object = object
+	}
+	return change
 }
 
 // Run watches until the context ends. Changes go to the queue, which never blocks.
@@ -63,6 +75,7 @@ func (s *Source) add(kind string, informer cache.SharedIndexInformer, keep func(
 	}); err != nil {
 		return err
 	}
+	k := kindInformer{kind, informer, keep}
 	tell := func(object any, gone bool) {
 		if unknown, ok := object.(cache.DeletedFinalStateUnknown); ok {
 			object = unknown.Obj
@@ -71,18 +84,14 @@ func (s *Source) add(kind string, informer cache.SharedIndexInformer, keep func(
 		if err != nil {
 			return // no object has ever come here that is none
 		}
-		change := Change{Kind: kind, Namespace: accessor.GetNamespace(), Name: accessor.GetName()}
-		if !gone && keep(labels.Set(accessor.GetLabels())) {
-			change.Object = object
-		}
-		s.queue.Add(change)
+		s.queue.Add(k.changeOf(accessor, gone))
 	}
 	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(object any) { tell(object, false) },
 		UpdateFunc: func(_, object any) { tell(object, false) },
 		DeleteFunc: func(object any) { tell(object, true) },
 	})
-	s.informers = append(s.informers, kindInformer{kind, informer})
+	s.informers = append(s.informers, k)
 	return err
 }
 

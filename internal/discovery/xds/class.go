@@ -129,8 +129,8 @@ type inboundClass struct{ sections envoy.InboundSections }
 // that their content is the same as before is told by the resources' versions.
 func (s *Server) inbound(proxy *mesh.Proxy) *inboundClass {
 	in := scope.Inbound(s.world, proxy)
-	config, telemetry := scope.Config(s.world, proxy)
-	key := string(proxy.Flavour) + "|" + telemetry + "|" + in.Key()
+	config, observed := scope.Config(s.world, proxy)
+	key := string(proxy.Flavour) + "|" + observed + "|" + in.Key()
 	c := s.inbounds[key]
 	if c == nil {
 		c = &inboundClass{envoy.Inbound(config, proxy.Flavour, in)}
@@ -166,7 +166,7 @@ func gatewayKey(proxy *mesh.Proxy) string {
 	for _, name := range slices.Sorted(maps.Keys(proxy.Labels)) {
 		key.WriteString("\x00" + name + "=" + proxy.Labels[name])
 	}
-	key.WriteString("\x00" + string(proxy.Flavour))
+	key.WriteString("\x00" + string(proxy.Flavour) + "\x00" + proxy.Settings)
 	if proxy.Unprivileged {
 		key.WriteString("\x00unprivileged")
 	}

@@ -109,7 +109,7 @@ func (p *patched) apply(t *target, step uint64) {
 		}
 		return all
 	}
-	t.finish = p.set.Table
+	t.finish, t.patches = p.set.Table, p.set
 }
 
 // line finds what was made last, or begins, and notes that it is in use.

@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -51,7 +52,8 @@ func parseNode(node *core.Node, delta bool) (*mesh.Proxy, error) {
 		p.Addresses = strings.Split(ips, ",")
 	}
 	p.Metadata = texts(meta)
-	p.TellsHealth = meta["PROXY_CONFIG"].GetStructValue().GetFields()["readinessProbe"] != nil
+	own := meta["PROXY_CONFIG"].GetStructValue().GetFields()
+	p.TellsHealth, p.Settings = own["readinessProbe"] != nil, settings(own)
 	version := node.GetUserAgentBuildVersion().GetVersion()
 	if p.Flavour = flavour(node); text(meta, "GENERATOR") == "grpc" {
 		p.Flavour = mesh.Proxyless
@@ -62,6 +64,21 @@ func parseNode(node *core.Node, delta bool) (*mesh.Proxy, error) {
 	p.Build = fmt.Sprintf("%d.%d.%d", version.GetMajorNumber(), version.GetMinorNumber(), version.GetPatch())
 	p.VHDS = delta && node.UserAgentName == "envoy" && version.GetMajorNumber() == 1 && vhdsVersions[version.GetMinorNumber()] && text(meta, optOut) != "true"
 	return p, nil
+}
+
+// settings are the fields of a ProxyConfig that mesh.ParseSettings reads, in an order of their own.
+func settings(fields map[string]*structpb.Value) string {
+	out := map[string]any{}
+	for _, name := range []string{"gatewayTopology", "proxyHeaders"} {
+		if value, there := fields[name]; there {
+			out[name] = value.AsInterface()
+		}
+	}
+	text, err := json.Marshal(out)
+	if err != nil || len(out) == 0 {
+		return ""
+	}
+	return string(text)
 }
 
 // flavour is told by the filters that the proxy says it was built with.

@@ -198,6 +198,8 @@ func (s *stream) handle(request *request) error {
 		return s.handleSecrets(request)
 	case trustbundle.TypeURL:
 		return s.handleRoots(request)
+	case envoy.BootstrapType:
+		return s.handleBootstrap(request)
 	case healthType:
 		s.noteHealth(request.ErrorDetail)
 		return nil

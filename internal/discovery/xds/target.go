@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
+	"github.com/slipway-mesh/slipway/internal/discovery/envoy/patch"
 )
 
 // The resource types, in the order in which they are pushed.
@@ -37,6 +38,8 @@ type target struct {
 	hostsOf func(table string) []*envoy.Resource
 	// finish is what becomes of a table with all its virtual hosts in it; nil is nothing.
 	finish func(*envoy.Resource) *envoy.Resource
+	// patches are those of the proxy; nil where there are none.
+	patches *patch.Set
 	// calls has what gRPC applications ask for by name, in the place of parts; nil for others.
 	calls *calls
 }

@@ -47,6 +47,7 @@ var touched = map[networking.EnvoyFilter_ApplyTo][]string{
 	networking.EnvoyFilter_EXTENSION_CONFIG:    {envoy.ExtensionType},
 	networking.EnvoyFilter_ROUTE_CONFIGURATION: {envoy.RouteType, envoy.ListenerType},
 	networking.EnvoyFilter_VIRTUAL_HOST:        {envoy.VirtualHostType, envoy.RouteType, envoy.ListenerType},
+	networking.EnvoyFilter_BOOTSTRAP:           {envoy.BootstrapType},
 	networking.EnvoyFilter_HTTP_ROUTE:          {envoy.VirtualHostType, envoy.RouteType, envoy.ListenerType},
 }
 

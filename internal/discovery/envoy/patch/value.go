@@ -3,6 +3,7 @@ package patch
 import (
 	"fmt"
 
+	bootstrap "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
@@ -16,6 +17,8 @@ import (
 // empty makes the message that a patch's value is of.
 func empty(to networking.EnvoyFilter_ApplyTo) proto.Message {
 	switch to {
+	case networking.EnvoyFilter_BOOTSTRAP:
+		return &bootstrap.Bootstrap{}
 	case networking.EnvoyFilter_CLUSTER:
 		return &cluster.Cluster{}
 	case networking.EnvoyFilter_EXTENSION_CONFIG:
