@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +19,9 @@ import (
 	"github.com/slipway-mesh/slipway/internal/sidecar/agent"
 	"github.com/slipway-mesh/slipway/internal/version"
 )
+
+// gcPercent is how much an agent's heap may grow before it is swept; Go's default is 100.
+const gcPercent = 25
 
 const usage = "usage: slipway-agent proxy|redirect|wait|request|diagnose|grpc-bootstrap|version [flags]"
 
@@ -41,6 +45,8 @@ func run(ctx context.Context, args []string) error {
 		if err != nil {
 			return err
 		}
+		// An agent has little to do, and there is one in every pod: memory counts for more than time.
+		debug.SetGCPercent(gcPercent)
 		return agent.Run(ctx, options)
 	case "redirect", "istio-iptables":
 		return runRedirect(ctx, args[1:])

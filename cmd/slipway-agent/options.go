@@ -12,6 +12,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/slipway-mesh/slipway/internal/compliance"
 	"github.com/slipway-mesh/slipway/internal/identity"
 	"github.com/slipway-mesh/slipway/internal/sidecar/agent"
 	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
@@ -21,7 +22,7 @@ import (
 var environment = []string{
 	"ENABLE_SELF_DISCOVERY", "POD_NAME", "POD_NAMESPACE", "INSTANCE_IP", "HOST_IP", "SERVICE_ACCOUNT", "TRUST_DOMAIN", "CA_ADDR", "PROXY_CONFIG", "SECRET_TTL",
 	"ISTIO_CPU_LIMIT", "XDS_ROOT_CA", "ENVOY_PATH", "ISTIO_KUBE_APP_PROBERS", "DNS_PROXY_ADDR", "ISTIO_PROMETHEUS_ANNOTATIONS", "DISABLE_ENVOY", "OUTPUT_CERTS",
-	"EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "MINIMUM_DRAIN_DURATION",
+	"EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "MINIMUM_DRAIN_DURATION", "ISTIO_BOOTSTRAP_OVERRIDE", "BOOTSTRAP_XDS_AGENT", "COMPLIANCE_POLICY",
 }
 
 func readEnvironment() map[string]string {
@@ -62,6 +63,9 @@ func proxyOptions(args []string) (agent.Options, error) {
 	}
 	var err error
 	if o.ProxyConfig, err = proxyConfig(*meshFile, env["PROXY_CONFIG"]); err != nil {
+		return o, err
+	}
+	if o.Config, err = agent.ReadProxyConfig(o.ProxyConfig); err != nil {
 		return o, err
 	}
 	if err := locate(env); err != nil {
@@ -120,19 +124,7 @@ func locate(env map[string]string) error {
 }
 
 func fromEnvironment(o *agent.Options, env map[string]string) error {
-	var config struct {
-		DiscoveryAddress string `json:"discoveryAddress"`
-		Concurrency      *int   `json:"concurrency"`
-		StatusPort       int    `json:"statusPort"`
-		TerminationDrain string `json:"terminationDrainDuration"`
-	}
-	text, err := json.Marshal(o.ProxyConfig)
-	if err == nil {
-		err = json.Unmarshal(text, &config)
-	}
-	if err != nil {
-		return fmt.Errorf("the proxy's configuration: %w", err)
-	}
+	config := o.Config
 	if config.DiscoveryAddress != "" {
 		o.Discovery = config.DiscoveryAddress
 	}
@@ -159,8 +151,16 @@ func fromEnvironment(o *agent.Options, env map[string]string) error {
 		o.Envoy = env["ENVOY_PATH"]
 	}
 	o.NoEnvoy, o.OutputCerts = env["DISABLE_ENVOY"] == "true", env["OUTPUT_CERTS"]
+	o.BootstrapOverride, o.AsksBootstrap = env["ISTIO_BOOTSTRAP_OVERRIDE"], env["BOOTSTRAP_XDS_AGENT"] == "true"
+	var err error
+	if o.Compliance, err = compliance.Parse(env["COMPLIANCE_POLICY"]); err != nil {
+		return err
+	}
+	drain := ""
 	if o.ExitWhenIdle = env["EXIT_ON_ZERO_ACTIVE_CONNECTIONS"] == "true"; o.ExitWhenIdle {
-		config.TerminationDrain = env["MINIMUM_DRAIN_DURATION"] // in the place of the fixed time
+		drain = env["MINIMUM_DRAIN_DURATION"] // in the place of the fixed time
+	} else if config.TerminationDrainDuration > 0 {
+		o.TerminationDrain = time.Duration(config.TerminationDrainDuration)
 	}
 	trust := env["TRUST_DOMAIN"]
 	if trust == "" {
@@ -170,7 +170,7 @@ func fromEnvironment(o *agent.Options, env map[string]string) error {
 	for _, d := range []struct {
 		text string
 		into *time.Duration
-	}{{env["SECRET_TTL"], &o.CertLifetime}, {config.TerminationDrain, &o.TerminationDrain}} {
+	}{{env["SECRET_TTL"], &o.CertLifetime}, {drain, &o.TerminationDrain}} {
 		if d.text == "" {
 			continue
 		}

@@ -7,8 +7,11 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"github.com/slipway-mesh/slipway/internal/compliance"
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 	"github.com/slipway-mesh/slipway/internal/sidecar/inject"
@@ -43,8 +46,12 @@ func kubeInjectCommand(g *global) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			native := inject.Native(env("ENABLE_NATIVE_SIDECARS"), nodes)
-			return injectFile(cmd, config, revision, native, file, output)
+			policy, err := compliance.Parse(env("COMPLIANCE_POLICY"))
+			if err != nil {
+				return err
+			}
+			like := inject.Request{Revision: revision, Native: inject.Native(env("ENABLE_NATIVE_SIDECARS"), nodes), Compliance: string(policy)}
+			return injectFile(cmd, config, like, file, output)
 		},
 	}
 	flags := command.Flags()
@@ -88,7 +95,7 @@ func (m *injectorMaps) read() (*inject.Config, error) {
 	return inject.ParseConfig(texts[0], texts[1], texts[2])
 }
 
-func injectFile(cmd *cobra.Command, config *inject.Config, revision string, native bool, file, output string) error {
+func injectFile(cmd *cobra.Command, config *inject.Config, like inject.Request, file, output string) error {
 	source := cmd.InOrStdin()
 	if file != "-" {
 		f, err := os.Open(file)
@@ -107,7 +114,7 @@ func injectFile(cmd *cobra.Command, config *inject.Config, revision string, nati
 		defer func() { _ = f.Close() }()
 		out = f
 	}
-	return inject.Stream(config, revision, native, source, out, cmd.ErrOrStderr())
+	return inject.Stream(config, like, source, out, cmd.ErrOrStderr())
 }
 
 func revisionSuffix(revision string) string {
@@ -134,6 +141,16 @@ func clusterConfig(ctx context.Context, g *global, revision string, maps *inject
 	if err != nil {
 		return nil, nil, err
 	}
+	proxies := &unstructured.UnstructuredList{}
+	proxies.SetGroupVersionKind(inject.ProxyConfigs.GroupVersion().WithKind("ProxyConfigList"))
+	if err := kube.List(ctx, proxies); err != nil && !meta.IsNoMatchError(err) {
+		return nil, nil, err
+	}
+	var read []inject.ProxyConfig
+	for i := range proxies.Items {
+		read = append(read, inject.ReadProxyConfig(&proxies.Items[i]))
+	}
+	config.SetProxyConfigs(g.istioNamespace, read)
 	list := &corev1.NodeList{}
 	if err := kube.List(ctx, list); err != nil {
 		return nil, nil, err

@@ -6,6 +6,7 @@ import "os"
 var environment = map[string]string{
 	"NO_COLOR":               "anything: no colours and no redrawing, on a terminal too",
 	"TERM":                   "dumb: the same",
+	"COMPLIANCE_POLICY":      "what TLS keeps to in the proxies that kube-inject makes, as for the control plane",
 	"ENABLE_NATIVE_SIDECARS": "true or false: what kube-inject makes, whatever the nodes run",
 }
 

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
-
-	"github.com/slipway-mesh/slipway/internal/sidecar/bootstrap"
 )
 
 // Run does all that an agent does until the context ends, then drains Envoy and returns.
@@ -38,10 +36,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("DNS proxy: %w", err)
 	}
-	health, err := newHealth(o)
-	if err != nil {
-		return err
-	}
+	health := newHealth(o)
 	proxy := newEnvoy(o, config)
 	group.Go(func() error { return named("certificates", secrets.run(serving)) })
 	if !o.NoEnvoy {
@@ -60,6 +55,12 @@ func Run(ctx context.Context, o Options) error {
 			<-ctx.Done()
 			return nil
 		}
+		if o.AsksBootstrap {
+			var err error
+			if proxy.config, err = secrets.patchedBootstrap(ctx, config); err != nil {
+				return named("bootstrap", err)
+			}
+		}
 		return named("Envoy", proxy.run(ctx, serving))
 	})
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
@@ -74,7 +75,10 @@ func writeBootstrap(o Options) (file string, err error) {
 	if o.NoEnvoy {
 		return "", o.writeGRPCBootstrap()
 	}
-	text, err := bootstrap.JSON(o.bootstrap())
+	if o.Config.CustomConfigFile != "" {
+		return o.Config.CustomConfigFile, nil
+	}
+	text, err := o.Bootstrap()
 	if err != nil {
 		return "", err
 	}

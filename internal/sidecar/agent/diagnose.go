@@ -109,7 +109,7 @@ func planeAnswers(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	connection, err := (&tls.Dialer{Config: &tls.Config{RootCAs: pool, ServerName: host, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12}}).DialContext(ctx, "tcp", o.Discovery)
+	connection, err := (&tls.Dialer{Config: o.Compliance.Limit(&tls.Config{RootCAs: pool, ServerName: host, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12})}).DialContext(ctx, "tcp", o.Discovery)
 	if err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ func (s *secrets) dial(address string, options ...grpc.DialOption) (*grpc.Client
 	if err != nil {
 		return nil, fmt.Errorf("address %q: %w", address, err)
 	}
-	transport := credentials.NewTLS(&tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12, GetClientCertificate: s.shown})
+	transport := credentials.NewTLS(o.Compliance.Limit(&tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12, GetClientCertificate: s.shown}))
 	// A service config in DNS is of no use here, and to ask for it would wait for a DNS server that may not answer yet.
 	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(token{o.TokenFile, s}), grpc.WithDisableServiceConfig())
 	return grpc.NewClient("dns:///"+address, options...)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,19 +26,36 @@ type envoy struct {
 
 func newEnvoy(o Options, config string) *envoy { return &envoy{options: o, config: config} }
 
-func (e *envoy) args() []string {
-	args := []string{"-c", e.config, "--drain-time-s", "45", "--drain-strategy", "immediate", "--local-address-ip-version", "v4",
-		"--file-flush-interval-msec", "1000", "--disable-hot-restart", "--allow-unknown-static-fields", "-l", e.options.LogLevel,
-		"--component-log-level", e.options.ComponentLogLevel}
-	if e.options.Concurrency > 0 {
-		args = append(args, "--concurrency", strconv.Itoa(e.options.Concurrency))
+// Arguments are those that Envoy starts with; config is the file of its bootstrap.
+func (o Options) Arguments(config string) ([]string, error) {
+	const drain, flush = 45 * time.Second, time.Second
+	c := o.Config
+	args := []string{"-c", config, "--drain-time-s", strconv.Itoa(int(cmp.Or(time.Duration(c.DrainDuration), drain).Seconds())), "--drain-strategy", "immediate",
+		"--local-address-ip-version", "v4", "--file-flush-interval-msec", strconv.Itoa(int(cmp.Or(time.Duration(c.FileFlushInterval), flush).Milliseconds())),
+		"--disable-hot-restart", "--allow-unknown-static-fields", "-l", o.LogLevel, "--component-log-level", o.ComponentLogLevel}
+	if c.FileFlushMinSizeKb > 0 {
+		args = append(args, "--file-flush-min-size-kb", strconv.Itoa(c.FileFlushMinSizeKb))
 	}
-	return args
+	if o.Concurrency > 0 {
+		args = append(args, "--concurrency", strconv.Itoa(o.Concurrency))
+	}
+	if o.BootstrapOverride != "" {
+		text, err := os.ReadFile(o.BootstrapOverride)
+		if err != nil {
+			return nil, fmt.Errorf("the bootstrap's override: %w", err)
+		}
+		args = append(args, "--config-yaml", string(text))
+	}
+	return args, nil
 }
 
 // run starts Envoy and waits for it. When ctx ends it drains Envoy, gives connections time, and ends it.
 func (e *envoy) run(ctx, serving context.Context) error {
-	cmd := exec.Command(e.options.Envoy, e.args()...)
+	args, err := e.options.Arguments(e.config)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(e.options.Envoy, args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), e.options.described()...)
 	// Envoy must not get the signals that are for us: we drain it first.

@@ -3,7 +3,6 @@ package agent
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -40,20 +39,11 @@ type healthState struct {
 }
 
 // newHealth is nil where nobody asks.
-func newHealth(o Options) (*healthState, error) {
-	text, asked := o.ProxyConfig["readinessProbe"]
-	if !asked {
-		return nil, nil
+func newHealth(o Options) *healthState {
+	if o.Config.ReadinessProbe == nil {
+		return nil
 	}
-	h := &healthState{streams: map[*ownStream]struct{}{}}
-	raw, err := json.Marshal(text)
-	if err == nil {
-		err = json.Unmarshal(raw, &h.readiness)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("readinessProbe: %w", err)
-	}
-	return h, nil
+	return &healthState{readiness: *o.Config.ReadinessProbe, streams: map[*ownStream]struct{}{}}
 }
 
 // run asks the workload until the context ends.

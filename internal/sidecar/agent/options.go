@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/slipway-mesh/slipway/internal/compliance"
 	"github.com/slipway-mesh/slipway/internal/identity"
 	"github.com/slipway-mesh/slipway/internal/sidecar/bootstrap"
 )
@@ -36,6 +37,10 @@ type Options struct {
 	ExitWhenIdle      bool              // the end is put off after TerminationDrain until no connection is open
 	Environment       map[string]string // ISTIO_META_* and the downward API's
 	ProxyConfig       map[string]any    // as Istio's ProxyConfig
+	Config            ProxyConfig       // what of it the agent follows
+	AsksBootstrap     bool              // the control plane is asked what EnvoyFilters make of the bootstrap
+	BootstrapOverride string            // a file that is laid over the bootstrap; empty is none
+	Compliance        compliance.Policy // that TLS to the control plane keeps to
 	PodInfo           string            // folder with labels and annotations
 	NoEnvoy           bool              // the application is a client of xDS itself
 	OutputCerts       string            // folder for the certificate's files; empty keeps it in memory
@@ -92,11 +97,14 @@ func readDownward(file string) (map[string]string, error) {
 	return out, nil
 }
 
+// Bootstrap is what Envoy starts with, as JSON.
+func (o Options) Bootstrap() ([]byte, error) { return bootstrap.JSON(o.bootstrap()) }
+
 func (o Options) bootstrap() bootstrap.Options {
 	return bootstrap.Options{
 		Kind: o.Kind, Address: o.Environment["INSTANCE_IP"], Pod: o.Environment["POD_NAME"], Namespace: o.Environment["POD_NAMESPACE"],
 		Domain: o.Domain, Service: o.service(), Locality: o.locality(), FindsPeers: o.findsPeers(), Metadata: o.metadata(), XDSSocket: o.xdsSocket(), SDSSocket: o.SDSSocket,
-		Stats: o.stats(), AdminPort: adminPort, StatusPort: o.StatusPort, ReadyPort: 15021, PrometheusPort: 15090,
+		Stats: o.stats(), Runtime: o.Config.runtime(), MetricsService: o.Config.EnvoyMetricsService.Address, AccessLogService: o.Config.EnvoyAccessLogService.Address, AdminPort: adminPort, StatusPort: o.StatusPort, ReadyPort: 15021, PrometheusPort: 15090,
 	}
 }
 
@@ -115,23 +123,6 @@ func (o Options) locality() [3]string {
 		return out
 	}
 	return [3]string{labels["topology.kubernetes.io/region"], labels["topology.kubernetes.io/zone"], labels["topology.istio.io/subzone"]}
-}
-
-// stats are the statistics that the pod's annotations ask for.
-func (o Options) stats() bootstrap.Stats {
-	annotations, _ := readDownward(filepath.Join(o.PodInfo, "annotations"))
-	list := func(name string) []string {
-		text := annotations["sidecar.istio.io/"+name]
-		if text == "" {
-			return nil
-		}
-		return strings.Split(text, ",")
-	}
-	out := bootstrap.Stats{Prefixes: list("statsInclusionPrefixes"), Suffixes: list("statsInclusionSuffixes"), Regexps: list("statsInclusionRegexps")}
-	if o.ExitWhenIdle {
-		out.Suffixes = append(out.Suffixes, connectionsOpen)
-	}
-	return out
 }
 
 // workload is what telemetry calls this pod's workload by.

@@ -100,7 +100,7 @@ func (s *secrets) set(certificate *identity.Certificate, err error) {
 // publish gives a certificate to all, with the roots that were told; it is called with the lock.
 func (s *secrets) publish(certificate *identity.Certificate) {
 	trusting := *certificate
-	for _, root := range s.roots { // what the authority answers may be of a moment before
+	for _, root := range slices.Concat(s.roots, s.options.Config.CaCertificatesPem) { // what the authority answers may be of a moment before
 		if !bytes.Contains(trusting.RootPEM, []byte(root)) {
 			trusting.RootPEM = append(slices.Clip(trusting.RootPEM), root...)
 		}

@@ -5,7 +5,10 @@ package bootstrap
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net"
 	"path"
+	"strconv"
 	"strings"
 )
 
@@ -26,12 +29,12 @@ type Options struct {
 	StatusPort           int // 15020, the agent's
 	ReadyPort            int // 15021
 	PrometheusPort       int // 15090
-	// Stats are further statistics to keep.
-	Stats Stats
+	Stats                Stats
+	// Runtime is laid over Envoy's own runtime values.
+	Runtime map[string]any
+	// MetricsService and AccessLogService are HOST:PORT of gRPC services; empty is none.
+	MetricsService, AccessLogService string
 }
-
-// Stats says which statistics are kept, by parts of their names.
-type Stats struct{ Prefixes, Suffixes, Regexps []string }
 
 // NodeID is TYPE~IP~POD.NAMESPACE~DOMAIN.
 func (o Options) NodeID() string {
@@ -46,21 +49,33 @@ func JSON(o Options) ([]byte, error) {
 		tcpCluster("agent", o.StatusPort),
 		pipeCluster("sds-grpc", o.SDSSocket), pipeCluster("xds-grpc", o.XDSSocket),
 	}
+	for _, service := range [][2]string{{metricsService, o.MetricsService}, {"envoy_accesslog_service", o.AccessLogService}} {
+		if service[1] == "" {
+			continue
+		}
+		host, port, err := split(service[1])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", service[0], err)
+		}
+		clusters = append(clusters, namedCluster(service[0], host, port))
+	}
 	manager := object{}
 	if o.FindsPeers {
 		manager["local_cluster_name"] = peersName
 		clusters = append(clusters, object{"name": peersName, "type": "EDS", "connect_timeout": "1s", "eds_cluster_config": object{"eds_config": adsSource(), "service_name": peersName}})
 	}
-	text, err := json.MarshalIndent(object{
+	runtime := object{"re2.max_program_size.error_level": 32768}
+	maps.Copy(runtime, o.Runtime)
+	out := object{
 		"node": object{
 			"id": o.NodeID(), "cluster": o.Service, "metadata": o.Metadata,
 			"locality": object{"region": o.Locality[0], "zone": o.Locality[1], "sub_zone": o.Locality[2]},
 		},
 		"layered_runtime": object{"layers": []any{
-			object{"name": "static", "static_layer": object{"re2.max_program_size.error_level": 32768}},
+			object{"name": "static", "static_layer": runtime},
 			object{"name": "admin", "admin_layer": object{}},
 		}},
-		"stats_config": statsConfig(o.Stats),
+		"stats_config": o.Stats.config(),
 		"admin":        object{"address": socket("127.0.0.1", o.AdminPort), "ignore_global_conn_limit": true},
 		"dynamic_resources": object{
 			"lds_config": adsSource(), "cds_config": adsSource(),
@@ -70,7 +85,7 @@ func JSON(o Options) ([]byte, error) {
 		"static_resources": object{
 			"clusters": clusters,
 			"listeners": []any{
-				forward("prometheus", o.PrometheusPort, object{"prefix": "/stats/prometheus"}, object{"cluster": "agent", "prefix_rewrite": "/stats/envoy"}),
+				forward("prometheus", o.PrometheusPort, object{"prefix": "/stats/prometheus"}, object{"cluster": "agent", "prefix_rewrite": "/stats/envoy"}, o.Stats.compressors()...),
 				forward("agent", o.ReadyPort, object{"prefix": "/healthz/ready"}, object{"cluster": "agent"}),
 			},
 		},
@@ -78,7 +93,11 @@ func JSON(o Options) ([]byte, error) {
 		"overload_manager": object{"resource_monitors": []any{object{"name": "envoy.resource_monitors.global_downstream_max_connections",
 			"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig",
 				"max_active_downstream_connections": 2147483647}}}},
-	}, "", " ")
+	}
+	if err := o.sinks(out); err != nil {
+		return nil, err
+	}
+	text, err := json.MarshalIndent(out, "", " ")
 	if err != nil {
 		return nil, fmt.Errorf("write the bootstrap: %w", err)
 	}
@@ -107,15 +126,37 @@ func tcpCluster(name string, port int) object {
 func pipeCluster(name, file string) object {
 	return object{
 		"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": endpointOf(name, object{"pipe": object{"path": path.Clean(file)}}),
-		"typed_extension_protocol_options": object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
-			"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
-			"explicit_http_config": object{"http2_protocol_options": object{}},
-		}},
+		"typed_extension_protocol_options": http2(),
 	}
 }
 
+// namedCluster is of a service that is found by its name.
+func namedCluster(name, host string, port int) object {
+	return object{"name": name, "type": "STRICT_DNS", "dns_lookup_family": "ALL", "connect_timeout": "1s", "load_assignment": endpointOf(name, socket(host, port)),
+		"typed_extension_protocol_options": http2()}
+}
+
+func split(address string) (host string, port int, err error) {
+	host, text, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("%w; use HOST:PORT", err)
+	}
+	number, err := strconv.ParseUint(text, 10, 16)
+	if err != nil {
+		return "", 0, fmt.Errorf("%s: %q is no port", address, text)
+	}
+	return host, int(number), nil
+}
+
+func http2() object {
+	return object{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": object{
+		"@type":                "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+		"explicit_http_config": object{"http2_protocol_options": object{}},
+	}}
+}
+
 // forward opens a port that gives one path of a local cluster.
-func forward(name string, port int, match, route object) object {
+func forward(name string, port int, match, route object, filters ...any) object {
 	return object{
 		"name": name + "_listener", "address": socket("0.0.0.0", port),
 		"filter_chains": []any{object{"filters": []any{object{
@@ -126,29 +167,9 @@ func forward(name string, port int, match, route object) object {
 				"route_config": object{"virtual_hosts": []any{object{"name": "backend", "domains": []any{"*"}, "routes": []any{
 					object{"match": match, "route": route},
 				}}}},
-				"http_filters": []any{object{"name": "envoy.filters.http.router",
-					"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}},
+				"http_filters": append(filters, object{"name": "envoy.filters.http.router",
+					"typed_config": object{"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}}),
 			},
 		}}}},
 	}
-}
-
-// statsConfig keeps what the mesh's tools read: a thousand services have a thousand times Envoy's own cluster statistics.
-func statsConfig(more Stats) object {
-	var patterns []any
-	for _, prefix := range []string{"slipway.", "reporter=", "cluster_manager", "listener_manager", "http_mixer_filter", "tcp_mixer_filter", "server", "cluster.xds-grpc", "http.inbound_", "http.outbound_", "tcp.", "vhost.", "istio"} {
-		patterns = append(patterns, object{"prefix": prefix})
-	}
-	for _, suffix := range []string{"ssl_context_update_by_sds", "update_rejected", "ssl.handshake", "ssl.fail_verify_san"} {
-		patterns = append(patterns, object{"suffix": suffix})
-	}
-	for kind, list := range map[string][]string{"prefix": more.Prefixes, "suffix": more.Suffixes} {
-		for _, text := range list {
-			patterns = append(patterns, object{kind: text})
-		}
-	}
-	for _, text := range more.Regexps {
-		patterns = append(patterns, object{"safe_regex": object{"regex": text}})
-	}
-	return object{"use_all_default_tags": false, "stats_matcher": object{"inclusion_list": object{"patterns": patterns}}}
 }

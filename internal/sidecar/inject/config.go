@@ -16,7 +16,7 @@ import (
 type Config struct {
 	Policy              string                 `json:"policy"` // enabled or disabled: what undecided pods get
 	DefaultTemplates    []string               `json:"defaultTemplates"`
-	Templates           map[string]string      `json:"templates"`
+	Templates           map[string]Template    `json:"templates"`
 	Aliases             map[string][]string    `json:"aliases"`
 	NeverInject         []metav1.LabelSelector `json:"neverInjectSelector"`
 	AlwaysInject        []metav1.LabelSelector `json:"alwaysInjectSelector"`
@@ -28,6 +28,9 @@ type Config struct {
 	// Version identifies config and values: a pod whose status has another one was injected by an older configuration.
 	// It is the first 16 digits of the SHA-256 of both texts with a newline between.
 	Version string `json:"-"`
+
+	rootNamespace string
+	proxyConfigs  []ProxyConfig // the oldest first
 }
 
 // ParseConfig reads the ConfigMaps' texts.

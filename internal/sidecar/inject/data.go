@@ -7,7 +7,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
 )
 
 // templateData gathers what the templates see of a pod.
@@ -16,30 +15,28 @@ func templateData(config *Config, request Request, pod *corev1.Pod) data {
 	if owner.Name == "" {
 		owner, kind = workloadOf(pod, request.Namespace)
 	}
-	proxyConfig, diff := proxyConfigs(config, pod)
+	proxyConfig := proxyConfigOf(config, request.Namespace, pod)
 	d := data{
-		TypeMeta: kind, DeploymentMeta: owner, ObjectMeta: pod.ObjectMeta, Spec: pod.Spec, ProxyConfig: proxyConfig, ProxyConfigDiff: diff,
-		MeshConfig: config.Mesh, Values: config.Values, Revision: request.Revision, NativeSidecars: request.Native,
+		TypeMeta: kind, DeploymentMeta: owner, ObjectMeta: pod.ObjectMeta, Spec: pod.Spec, ProxyConfig: proxyConfig,
+		MeshConfig: config.Mesh, Values: config.Values, Revision: request.Revision, NativeSidecars: request.Native, CompliancePolicy: request.Compliance,
 		ProxyUID: proxyUserID, ProxyGID: proxyUserID, Resources: resources(config, pod.ObjectMeta), PodPorts: []corev1.ContainerPort{},
 	}
-	switch pod.Annotations[keyNative] {
-	case "true":
-		d.NativeSidecars = true
-	case "false":
-		d.NativeSidecars = false
+	if own, ok := pod.Annotations[keyNative]; ok {
+		d.NativeSidecars = isTrue(own)
 	}
 	d.Hold = at(config.Values, "global", "proxy", "holdApplicationUntilProxyStarts") == true || proxyConfig["holdApplicationUntilProxyStarts"] == true
 	d.Owner = "kubernetes://apis/" + kind.APIVersion + "/namespaces/" + request.Namespace + "/" + strings.ToLower(kind.Kind) + "s/" + owner.Name
-	d.ProxyImage = image(config, pod.Annotations[keyImage], "proxy")
-	d.ProxyInitImage = image(config, pod.Annotations[keyImage], "proxy_init")
+	variant := cmp.Or(pod.Annotations[keyImageType], textAt(proxyConfig, "image", "imageType"), textAt(config.Values, "global", "variant"))
+	d.ProxyImage = image(config, pod.Annotations[keyImage], "proxy", variant)
+	d.ProxyInitImage = image(config, pod.Annotations[keyImage], "proxy_init", variant)
+	d.StatusPort = statusPort(config, proxyConfig)
 	var containers []string
 	for _, c := range pod.Spec.Containers {
-		if c.Name == proxyName {
-			continue
+		if c.Name != proxyName {
+			containers = append(containers, c.Name)
 		}
-		containers = append(containers, c.Name)
-		d.PodPorts = append(d.PodPorts, c.Ports...)
 	}
+	applications(pod, func(c *corev1.Container) { d.PodPorts = append(d.PodPorts, c.Ports...) })
 	d.AppContainers = strings.Join(containers, ",")
 	if len(containers) > 0 {
 		d.AppContainer = containers[0]
@@ -60,40 +57,21 @@ func canonical(labels map[string]string, otherwise string, names ...string) stri
 	return otherwise[:min(len(otherwise), 63)]
 }
 
-// proxyConfigs returns the effective ProxyConfig and what of it is not the mesh's default. Later ones replace fields:
-// MeshConfig.defaultConfig, then the pod's annotation.
-func proxyConfigs(config *Config, pod *corev1.Pod) (effective, diff map[string]any) {
-	effective, diff = map[string]any{}, map[string]any{}
-	if base, ok := at(config.Mesh, "defaultConfig").(map[string]any); ok {
-		for name, value := range base {
-			effective[name] = value
-		}
-		if address, ok := base["discoveryAddress"]; ok {
-			diff["discoveryAddress"] = address
-		}
-	}
-	var own map[string]any
-	if yaml.Unmarshal([]byte(pod.Annotations[keyProxy]), &own) == nil {
-		for name, value := range own {
-			effective[name], diff[name] = value, value
-		}
-	}
-	return effective, diff
-}
-
-// image is HUB/NAME:TAG of the values; a name with a slash is a whole reference.
-func image(config *Config, own, root string) string {
-	name := own
-	if name == "" {
-		name = textAt(config.Values, "global", root, "image")
-	}
+// image is HUB/NAME:TAG of the values; a name with a slash is a whole reference. A type, such as distroless, ends the tag in the place of
+// the one that does.
+func image(config *Config, own, root, variant string) string {
+	name := cmp.Or(own, textAt(config.Values, "global", root, "image"), "proxyv2")
 	if strings.Contains(name, "/") {
 		return name
 	}
-	if name == "" {
-		name = "proxyv2"
+	tag := textAt(config.Values, "global", "tag")
+	if variant != "" {
+		tag = strings.TrimSuffix(strings.TrimSuffix(tag, "-debug"), "-distroless")
 	}
-	return textAt(config.Values, "global", "hub") + "/" + name + ":" + textAt(config.Values, "global", "tag")
+	if variant != "" && variant != "default" {
+		tag += "-" + variant
+	}
+	return textAt(config.Values, "global", "hub") + "/" + name + ":" + tag
 }
 
 var cronJobName = regexp.MustCompile(`^(.+)-\d{8,10}$`)

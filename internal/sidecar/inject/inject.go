@@ -18,6 +18,7 @@ const (
 	proxyUserID   = 1337
 	keyTemplates  = "inject.istio.io/templates"
 	keyImage      = "sidecar.istio.io/proxyImage"
+	keyImageType  = "sidecar.istio.io/proxyImageType"
 	keyNative     = "sidecar.istio.io/nativeSidecar"
 	keyProxy      = "proxy.istio.io/config"
 	canonicalName = "service.istio.io/canonical-name"
@@ -34,6 +35,8 @@ type Request struct {
 	Revision  string
 	// Native says that the nodes run sidecars as restartable init containers.
 	Native bool
+	// Compliance is the policy that the proxy's own TLS keeps to; empty is none.
+	Compliance string
 }
 
 // status is the annotation that says what the template added, so that it can be taken out again.
@@ -48,6 +51,9 @@ type status struct {
 
 // Pod returns the pod with its proxy. A pod that has one gets a new one in its place. The given pod is not changed.
 func Pod(config *Config, request Request) (*corev1.Pod, error) {
+	if err := checkAnnotations(request.Pod.Annotations); err != nil {
+		return nil, err
+	}
 	pod := strip(request.Pod.DeepCopy())
 	own := takeOverrides(pod)
 	d := templateData(config, request, pod)
@@ -57,15 +63,15 @@ func Pod(config *Config, request Request) (*corev1.Pod, error) {
 	}
 	before := pod.DeepCopy()
 	for _, name := range expand(config, names) {
-		text, ok := config.Templates[name]
+		template, ok := config.Templates[name]
 		if !ok {
 			return nil, fmt.Errorf("annotation %s: unknown template %q; there are %s", keyTemplates, name, strings.Join(templateNames(config), ", "))
 		}
-		patch, err := render(name, text, d)
-		if err != nil {
-			return nil, err
+		patch, err := template.render(d)
+		if err == nil {
+			pod, err = merge(pod, patch)
 		}
-		if pod, err = merge(pod, patch); err != nil {
+		if err != nil {
 			return nil, fmt.Errorf("template %s: %w", name, err)
 		}
 	}
@@ -76,8 +82,8 @@ func Pod(config *Config, request Request) (*corev1.Pod, error) {
 	for name, value := range config.InjectedAnnotations {
 		setAnnotation(pod, name, value)
 	}
-	metricsAnnotations(pod, config)
-	rewriteProbes(pod, config)
+	metricsAnnotations(pod, config, d.StatusPort)
+	rewriteProbes(pod, config, d.StatusPort)
 	added := addedTo(before, pod, request.Revision)
 	added.Version = config.Version
 	text, err := json.Marshal(added)

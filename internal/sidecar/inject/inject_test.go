@@ -32,7 +32,7 @@ func testConfig(t *testing.T) *Config {
 		if err != nil {
 			t.Fatal(err)
 		}
-		config.Templates[name] = string(shared) + string(template)
+		config.Templates[name] = NewTemplate(string(shared) + string(template))
 	}
 	return config
 }
@@ -206,7 +206,7 @@ func TestWanted(t *testing.T) {
 func TestStreamPassesOtherDocuments(t *testing.T) {
 	in := "apiVersion: v1\nkind: Service\nmetadata:\n  name:   odd   # comment\n---\napiVersion: extensions/v1beta1\nkind: Deployment\nmetadata: {name: d}\nspec:\n  template:\n    spec:\n      containers: [{name: a, image: b}]\n"
 	var out, warnings bytes.Buffer
-	if err := Stream(testConfig(t), "", false, strings.NewReader(in), &out, &warnings); err != nil {
+	if err := Stream(testConfig(t), Request{}, strings.NewReader(in), &out, &warnings); err != nil {
 		t.Fatal(err)
 	}
 	if !strings.HasPrefix(out.String(), "apiVersion: v1\nkind: Service\nmetadata:\n  name:   odd   # comment\n---\n") {
@@ -292,7 +292,7 @@ func BenchmarkInject(b *testing.B) {
 		b.Fatal(err)
 	}
 	template = append(shared, template...)
-	config := &Config{Policy: "enabled", DefaultTemplates: []string{"sidecar"}, Templates: map[string]string{"sidecar": string(template)}}
+	config := &Config{Policy: "enabled", DefaultTemplates: []string{"sidecar"}, Templates: map[string]Template{"sidecar": NewTemplate(string(template))}}
 	if err := json.Unmarshal([]byte(`{"global": {"logging": {}, "multiCluster": {}, "proxy": {"startupProbe": {}, "resources": {}}, "proxy_init": {}}}`), &config.Values); err != nil {
 		b.Fatal(err)
 	}

@@ -20,8 +20,8 @@ var templatePaths = map[string][]string{
 }
 
 // Stream injects every workload in a stream of YAML documents. Documents of other kinds pass as they are, byte for byte.
-// What is not injected is told on warnings.
-func Stream(config *Config, revision string, native bool, in io.Reader, out, warnings io.Writer) error {
+// like has what all requests have in common. What is not injected is told on warnings.
+func Stream(config *Config, like Request, in io.Reader, out, warnings io.Writer) error {
 	text, err := io.ReadAll(in)
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func Stream(config *Config, revision string, native bool, in io.Reader, out, war
 		if strings.TrimSpace(document) == "" {
 			continue
 		}
-		injected, err := injectDocument(config, revision, native, strings.TrimPrefix(document, "\n"), warnings)
+		injected, err := injectDocument(config, like, strings.TrimPrefix(document, "\n"), warnings)
 		if err != nil {
 			return err
 		}
@@ -41,12 +41,12 @@ func Stream(config *Config, revision string, native bool, in io.Reader, out, war
 	return nil
 }
 
-func injectDocument(config *Config, revision string, native bool, document string, warnings io.Writer) (string, error) {
+func injectDocument(config *Config, like Request, document string, warnings io.Writer) (string, error) {
 	var object map[string]any
 	if err := yaml.Unmarshal([]byte(document), &object); err != nil {
 		return "", fmt.Errorf("read the input: %w", err)
 	}
-	changed, err := injectObject(config, revision, native, object, warnings)
+	changed, err := injectObject(config, like, object, warnings)
 	if err != nil || !changed {
 		return document, err
 	}
@@ -55,13 +55,13 @@ func injectDocument(config *Config, revision string, native bool, document strin
 }
 
 // injectObject changes a workload, or the workloads in a List, in place.
-func injectObject(config *Config, revision string, native bool, object map[string]any, warnings io.Writer) (bool, error) {
+func injectObject(config *Config, like Request, object map[string]any, warnings io.Writer) (bool, error) {
 	kind, _ := object["kind"].(string)
 	if items, ok := object["items"].([]any); ok && strings.HasSuffix(kind, "List") {
 		changed := false
 		for _, item := range items {
 			if m, ok := item.(map[string]any); ok {
-				one, err := injectObject(config, revision, native, m, warnings)
+				one, err := injectObject(config, like, m, warnings)
 				if err != nil {
 					return false, err
 				}
@@ -82,10 +82,10 @@ func injectObject(config *Config, revision string, native bool, object map[strin
 		}
 		template = child
 	}
-	return injectTemplate(config, revision, native, object, template, warnings)
+	return injectTemplate(config, like, object, template, warnings)
 }
 
-func injectTemplate(config *Config, revision string, native bool, object, template map[string]any, warnings io.Writer) (bool, error) {
+func injectTemplate(config *Config, like Request, object, template map[string]any, warnings io.Writer) (bool, error) {
 	text, err := json.Marshal(template)
 	if err != nil {
 		return false, err
@@ -101,10 +101,13 @@ func injectTemplate(config *Config, revision string, native bool, object, templa
 	}
 	kind, _ := object["kind"].(string)
 	version, _ := object["apiVersion"].(string)
-	injected, err := Pod(config, Request{Pod: pod, Namespace: meta.Namespace, Owner: meta, Revision: revision, Native: native,
-		OwnerType: metav1.TypeMeta{Kind: kind, APIVersion: version}})
+	like.Pod, like.Namespace, like.Owner, like.OwnerType = pod, meta.Namespace, meta, metav1.TypeMeta{Kind: kind, APIVersion: version}
+	injected, err := Pod(config, like)
 	if err != nil {
 		return false, fmt.Errorf("inject %s %s: %w", kind, meta.Name, err)
+	}
+	for _, warning := range Warnings(pod) {
+		fmt.Fprintf(warnings, "%s %q: %s\n", kind, meta.Name, warning)
 	}
 	return true, replace(template, injected)
 }

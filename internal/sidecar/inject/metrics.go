@@ -1,6 +1,7 @@
 package inject
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strconv"
@@ -19,8 +20,8 @@ const scrapeVariable = "ISTIO_PROMETHEUS_ANNOTATIONS"
 // mergeAnnotation switches it for a pod.
 const mergeAnnotation = "prometheus.istio.io/merge-metrics"
 
-// agentMetricsPort is the agent's.
-const agentMetricsPort = "15020"
+// agentMetrics is where the agent has them.
+const agentMetrics = "/stats/prometheus"
 
 // scrape is what the annotations say.
 type scrape struct {
@@ -46,8 +47,11 @@ func scrapeKeys(annotations map[string]string) map[string]string {
 
 // metricsAnnotations lead Prometheus to the agent, and the agent to what they led to before. A pod that says it has no metrics, or that
 // they are not to be merged, stays as it is.
-func metricsAnnotations(pod *corev1.Pod, config *Config) {
-	if merge, ok := at(config.Mesh, "enablePrometheusMerge").(bool); ok && !merge || pod.Annotations[mergeAnnotation] == "false" {
+func metricsAnnotations(pod *corev1.Pod, config *Config, port int32) {
+	if merge, ok := at(config.Mesh, "enablePrometheusMerge").(bool); ok && !merge {
+		return
+	}
+	if own, ok := pod.Annotations[mergeAnnotation]; ok && !isTrue(own) {
 		return
 	}
 	keys := scrapeKeys(pod.Annotations)
@@ -64,8 +68,8 @@ func metricsAnnotations(pod *corev1.Pod, config *Config) {
 		}
 	}
 	setAnnotation(pod, "prometheus.io/scrape", "true")
-	setAnnotation(pod, "prometheus.io/port", agentMetricsPort)
-	setAnnotation(pod, "prometheus.io/path", "/stats/prometheus")
+	setAnnotation(pod, "prometheus.io/port", strconv.Itoa(int(cmp.Or(port, defaultStatusPort))))
+	setAnnotation(pod, "prometheus.io/path", agentMetrics)
 }
 
 // setVariable sets one of the proxy's environment, wherever its container is.
@@ -81,7 +85,7 @@ func setVariable(pod *corev1.Pod, name, value string) {
 
 // restoreScrape puts the annotations back that an earlier injection took away.
 func restoreScrape(pod *corev1.Pod) {
-	if pod.Annotations["prometheus.io/port"] != agentMetricsPort {
+	if pod.Annotations["prometheus.io/path"] != agentMetrics {
 		return
 	}
 	for _, name := range []string{"scrape", "port", "path"} {

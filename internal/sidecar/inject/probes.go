@@ -80,11 +80,10 @@ func applications(pod *corev1.Pod, visit func(*corev1.Container)) {
 }
 
 // rewriteProbes leads the kubelet's questions to the agent, and tells it what they were.
-func rewriteProbes(pod *corev1.Pod, config *Config) {
-	if !rewrites(pod, config) {
+func rewriteProbes(pod *corev1.Pod, config *Config, port int32) {
+	if port == 0 || !rewrites(pod, config) {
 		return
 	}
-	port := statusPort(pod, config)
 	probers := map[string]prober{}
 	applications(pod, func(c *corev1.Container) {
 		for _, q := range questions(c) {
@@ -109,16 +108,6 @@ func rewrites(pod *corev1.Pod, config *Config) bool {
 	}
 	wanted, set := at(config.Values, "sidecarInjectorWebhook", "rewriteAppHTTPProbe").(bool)
 	return wanted || !set
-}
-
-func statusPort(pod *corev1.Pod, config *Config) int32 {
-	if port, err := strconv.ParseInt(pod.Annotations[statusPortAnnotation], 10, 32); err == nil {
-		return int32(port)
-	}
-	if port, ok := at(config.Values, "global", "proxy", "statusPort").(float64); ok && port != 0 {
-		return int32(port)
-	}
-	return 15020
 }
 
 // take replaces the question by one to the agent, and returns what it was. One that is the agent's already stays.

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
+	"sync"
 	"text/template"
 
 	"github.com/Masterminds/sprig/v3"
@@ -18,8 +20,7 @@ type data struct {
 	TypeMeta                         metav1.TypeMeta
 	DeploymentMeta, ObjectMeta       metav1.ObjectMeta
 	Spec                             corev1.PodSpec
-	ProxyConfig, ProxyConfigDiff     map[string]any
-	MeshConfig, Values               map[string]any
+	ProxyConfig, MeshConfig, Values  map[string]any
 	Revision, Owner                  string
 	NativeSidecars, Native, Hold     bool
 	ProxyImage, ProxyInitImage       string
@@ -29,38 +30,62 @@ type data struct {
 	AppContainers, AppContainer      string
 	CanonicalName, CanonicalRevision string
 	Capture                          string // REDIRECT, TPROXY or NONE
+	CompliancePolicy                 string
+	StatusPort                       int32 // the agent's; 0 where nobody is to ask it
 }
 
-// render executes a template and reads the pod that it writes.
-func render(name, text string, d data) (map[string]any, error) {
-	parsed := template.New(name)
+// Template writes a part of a pod. It is parsed when it is first used, so that one with a fault stops only the pods that ask for it.
+type Template struct {
+	parsed func() (*template.Template, error)
+}
+
+// NewTemplate is the template with this text.
+func NewTemplate(text string) Template {
+	return Template{sync.OnceValues(func() (*template.Template, error) { return parse(text) })}
+}
+
+// UnmarshalJSON reads the text.
+func (t *Template) UnmarshalJSON(from []byte) error {
+	var text string
+	if err := json.Unmarshal(from, &text); err != nil {
+		return err
+	}
+	*t = NewTemplate(text)
+	return nil
+}
+
+// render executes the template and reads the pod that it writes.
+func (t Template) render(d data) (map[string]any, error) {
+	parsed, err := t.parsed()
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	if err := parsed.Execute(&out, d); err != nil {
+		return nil, err
+	}
+	var pod map[string]any
+	if err := yaml.Unmarshal(out.Bytes(), &pod); err != nil {
+		return nil, fmt.Errorf("what it writes is not YAML: %w", err)
+	}
+	return pod, nil
+}
+
+func parse(text string) (*template.Template, error) {
+	parsed := template.New("pod")
 	functions := sprig.TxtFuncMap()
 	delete(functions, "env") // the environment is the control plane's, and no pod's business
 	delete(functions, "expandenv")
-	own := template.FuncMap{
-		"annotation": annotation, "toJSON": toJSON, "toYaml": toYAML, "indent": indent,
+	maps.Copy(functions, template.FuncMap{
+		"annotation": annotation, "isTrue": isTrue, "toJSON": toJSON, "toYaml": toYAML, "indent": indent,
 		"include": func(name string, d any) (string, error) {
 			var out bytes.Buffer
 			err := parsed.ExecuteTemplate(&out, name, d)
 			return out.String(), err
 		},
 		"withNative": func(d data, native bool) data { d.Native = native; return d },
-	}
-	for name, f := range own {
-		functions[name] = f
-	}
-	if _, err := parsed.Funcs(functions).Parse(text); err != nil {
-		return nil, fmt.Errorf("template %s: %w", name, err)
-	}
-	var out bytes.Buffer
-	if err := parsed.Execute(&out, d); err != nil {
-		return nil, fmt.Errorf("template %s: %w", name, err)
-	}
-	var pod map[string]any
-	if err := yaml.Unmarshal(out.Bytes(), &pod); err != nil {
-		return nil, fmt.Errorf("template %s: what it writes is not YAML: %w", name, err)
-	}
-	return pod, nil
+	})
+	return parsed.Funcs(functions).Parse(text)
 }
 
 // annotation is the pod's annotation, or else the given value.

@@ -21,18 +21,19 @@ const maxReview = 10 << 20
 // Webhook answers admission reviews of new pods.
 type Webhook struct {
 	// Config returns the configuration in force; nil before it has been read.
-	Config   func() *Config
-	Native   func() bool
-	Revision string
-	results  *prometheus.CounterVec
+	Config func() *Config
+	Native func() bool
+	// Revision and Compliance are told to every proxy; see Request.
+	Revision, Compliance string
+	results              *prometheus.CounterVec
 	// Istio's dashboards read a counter of each result.
 	injected, skipped, failed prometheus.Counter
 }
 
 // NewWebhook registers its metrics.
-func NewWebhook(config func() *Config, native func() bool, revision string, registry prometheus.Registerer) *Webhook {
+func NewWebhook(config func() *Config, native func() bool, registry prometheus.Registerer) *Webhook {
 	results := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "sidecar_injection_requests_total", Help: "Admission reviews of pods, by result."}, []string{"result"})
-	w := &Webhook{Config: config, Native: native, Revision: revision, results: results,
+	w := &Webhook{Config: config, Native: native, results: results,
 		injected: prometheus.NewCounter(prometheus.CounterOpts{Name: "sidecar_injection_success_total", Help: "Pods that got a sidecar."}),
 		skipped:  prometheus.NewCounter(prometheus.CounterOpts{Name: "sidecar_injection_skip_total", Help: "Pods that are to have no sidecar."}),
 		failed:   prometheus.NewCounter(prometheus.CounterOpts{Name: "sidecar_injection_failure_total", Help: "Pods that should have got a sidecar and were refused."})}
@@ -104,18 +105,26 @@ func (w *Webhook) review(request *admission.AdmissionRequest) *admission.Admissi
 		w.skipped.Inc()
 		return &admission.AdmissionResponse{Allowed: true, Warnings: []string{"istio: no sidecar is injected: " + why}}
 	}
-	injected, err := Pod(config, Request{Pod: pod, Namespace: request.Namespace, Revision: w.Revision, Native: w.Native()})
+	injected, err := Pod(config, Request{Pod: pod, Namespace: request.Namespace, Revision: w.Revision, Native: w.Native(), Compliance: w.Compliance})
 	if err == nil {
 		var patch []byte
 		if patch, err = difference(request.Object.Raw, injected); err == nil {
 			w.results.WithLabelValues("injected").Inc()
 			w.injected.Inc()
 			kind := admission.PatchTypeJSONPatch
-			return &admission.AdmissionResponse{Allowed: true, Patch: patch, PatchType: &kind}
+			return &admission.AdmissionResponse{Allowed: true, Patch: patch, PatchType: &kind, Warnings: told(Warnings(pod))}
 		}
 	}
 	slog.Error("inject: failed", "namespace", request.Namespace, "pod", pod.GenerateName+pod.Name, "error", err)
 	return w.failure(err)
+}
+
+// told marks warnings as the mesh's: kubectl prints those of all webhooks alike.
+func told(warnings []string) []string {
+	for i := range warnings {
+		warnings[i] = "istio: " + warnings[i]
+	}
+	return warnings
 }
 
 func difference(before []byte, pod *corev1.Pod) ([]byte, error) {
