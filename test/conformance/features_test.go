@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	meshapi "istio.io/api/mesh/v1alpha1"
 	networking "istio.io/api/networking/v1alpha3"
 	security "istio.io/api/security/v1beta1"
 	telemetry "istio.io/api/telemetry/v1alpha1"
@@ -22,15 +23,30 @@ import (
 
 var update = flag.Bool("update", false, "write the proved features into docs/features.md")
 
-// kinds are those whose fields docs/features.md counts.
-var kinds = []struct {
+// kind is one whose fields docs/features.md counts.
+type kind struct {
 	name    string
 	message proto.Message
-}{
-	{"VirtualService", &networking.VirtualService{}}, {"DestinationRule", &networking.DestinationRule{}}, {"Gateway", &networking.Gateway{}},
-	{"ServiceEntry", &networking.ServiceEntry{}}, {"Sidecar", &networking.Sidecar{}}, {"WorkloadEntry", &networking.WorkloadEntry{}},
-	{"WorkloadGroup", &networking.WorkloadGroup{}}, {"EnvoyFilter", &networking.EnvoyFilter{}}, {"PeerAuthentication", &security.PeerAuthentication{}},
-	{"RequestAuthentication", &security.RequestAuthentication{}}, {"AuthorizationPolicy", &security.AuthorizationPolicy{}}, {"Telemetry", &telemetry.Telemetry{}},
+	shallow bool // of the mesh's own configuration each part is one field
+}
+
+func (k kind) fields() []string {
+	d := k.message.ProtoReflect().Descriptor()
+	if !k.shallow {
+		return leaves(k.name, d, nil)
+	}
+	var out []string
+	for i := range d.Fields().Len() {
+		out = append(out, k.name+"."+d.Fields().Get(i).JSONName())
+	}
+	return out
+}
+
+var kinds = []kind{
+	{"VirtualService", &networking.VirtualService{}, false}, {"DestinationRule", &networking.DestinationRule{}, false}, {"Gateway", &networking.Gateway{}, false},
+	{"ServiceEntry", &networking.ServiceEntry{}, false}, {"Sidecar", &networking.Sidecar{}, false}, {"WorkloadEntry", &networking.WorkloadEntry{}, false},
+	{"WorkloadGroup", &networking.WorkloadGroup{}, false}, {"EnvoyFilter", &networking.EnvoyFilter{}, false}, {"PeerAuthentication", &security.PeerAuthentication{}, false},
+	{"RequestAuthentication", &security.RequestAuthentication{}, false}, {"AuthorizationPolicy", &security.AuthorizationPolicy{}, false}, {"Telemetry", &telemetry.Telemetry{}, false}, {"MeshConfig", &meshapi.MeshConfig{}, true},
 }
 
 // proved has the cases that passed, with their negative controls, by field.
@@ -43,7 +59,7 @@ var proved = struct {
 func (f feature) unknown() string {
 	for _, field := range strings.Fields(f.proves) {
 		for _, kind := range kinds {
-			if strings.HasPrefix(field, kind.name+".") && !slices.Contains(leaves(kind.name, kind.message.ProtoReflect().Descriptor(), nil), field) {
+			if strings.HasPrefix(field, kind.name+".") && !slices.Contains(kind.fields(), field) {
 				return field
 			}
 		}
@@ -102,7 +118,7 @@ func table() string {
 	fmt.Fprint(&out, "| kind | fields | proved | without a meaning |\n|---|---|---|---|\n")
 	rows, missing, idle := "", "", ""
 	for _, kind := range kinds {
-		fields := leaves(kind.name, kind.message.ProtoReflect().Descriptor(), nil)
+		fields := kind.fields()
 		var unproved, useless []string
 		for _, field := range fields {
 			known[field] = true

@@ -222,7 +222,14 @@ func gatewayTLSFeatures(t *testing.T, secured int) []feature {
   match: {context: GATEWAY, listener: {filterChain: {sni: `+sni+`}}}
   patch: {operation: INSERT_FIRST, value: `+strings.NewReplacer("on_response", "on_request", "'%s'", "'yes'").Replace(lua("%s"))+`}`)
 	}
+	limited := func(suite string) string {
+		return meshConfig("{tlsDefaults: {ecdhCurves: [P-256], cipherSuites: [ECDHE-ECDSA-"+suite+", ECDHE-RSA-"+suite+"]}}") + "---\n" + byName + gatewayTLS(t).object("mode: SIMPLE, credentialName: a-test, maxProtocolVersion: TLSV1_2")
+	}
 	return []feature{
+		{name: "tlsDefaults", proves: "MeshConfig.tlsDefaults", with: limited("AES256-GCM-SHA384"), without: limited("AES128-GCM-SHA256"),
+			check: gatewayTLS(t).negotiates(t, func(s tls.ConnectionState) bool {
+				return strings.Contains(tls.CipherSuiteName(s.CipherSuite), "AES_256") && s.CurveID == tls.CurveP256
+			})},
 		{name: "EnvoyFilter of a server's routes by port name", proves: "EnvoyFilter.configPatches.match.routeConfiguration.portName", with: ofTable("portName: https"), without: ofTable("portName: other"), check: patched},
 		{name: "EnvoyFilter of a Gateway's routes", proves: "EnvoyFilter.configPatches.match.routeConfiguration.gateway", with: ofTable("gateway: default/case"), without: ofTable("gateway: default/another"), check: patched},
 		{name: "EnvoyFilter of a chain by SNI", proves: "EnvoyFilter.configPatches.match.listener.filterChain.sni", with: ofName("a.test"), without: ofName("b.test"), check: patched},
@@ -338,7 +345,7 @@ func greetingPort(t *testing.T) int {
 // TestGatewayTLS runs each way in which a gateway takes TLS.
 func TestGatewayTLS(t *testing.T) {
 	m := start(t)
-	m.base = virtualService(plain)
+	m.base = meshConfig("{}") + "---\n" + virtualService(plain)
 	m.kube.Apply(t, m.base+"---\n"+mayListSecrets)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

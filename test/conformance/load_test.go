@@ -58,7 +58,7 @@ func (l *load) run(ctx context.Context, perSecond int) {
 				case err != nil:
 					l.failures = append(l.failures, err.Error())
 				case response.StatusCode != http.StatusOK:
-					l.failures = append(l.failures, response.Status+": "+got.text)
+					l.failures = append(l.failures, response.Status+": "+got.text[:min(len(got.text), 200)])
 				}
 				return nil
 			})
@@ -78,13 +78,13 @@ func (l *load) lost() []string {
 // edgePort is where the gateway of the pods' network listens.
 const edgePort = 8090
 
-// startEdge runs a gateway in a pod of its own.
-func (m *mesh) startEdge(t *testing.T, p *nettest.Pod) {
+// startEdge runs a gateway in a pod of its own, with more in its environment.
+func (m *mesh) startEdge(t *testing.T, p *nettest.Pod, more ...string) {
 	t.Helper()
 	m.register(t, p, "default", "{istio: edge, security.istio.io/tlsMode: istio}")
 	agent := m.equip(t, p, "default", "{istio: edge}")
 	environment := []string{"POD_NAME=" + p.Name, "POD_NAMESPACE=default", "INSTANCE_IP=" + p.Address, "SERVICE_ACCOUNT=" + p.Name, "ENVOY_PATH=" + p.Dir() + "/envoy"}
-	p.Start(t, proxyUser, environment, agent, "proxy", "router", "--domain", "default.svc.cluster.local", "--concurrency", "1")
+	p.Start(t, proxyUser, append(environment, more...), agent, "proxy", "router", "--domain", "default.svc.cluster.local", "--concurrency", "1")
 }
 
 // started sends requests by all loads; stop waits until the last is answered.

@@ -1,6 +1,8 @@
 package conformance
 
 import (
+	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -141,6 +143,34 @@ var sidecarFeatures = []feature{
 			return servedFrom(m, m.pods.client, "outside", m.pods.outside.Address+":8082", "anything.test", "/")
 		},
 		func(m *mesh) error { return spoken("outside", m.pods.outside.Address+":9000", "")(m) })},
+	{name: "defaultVirtualServiceExportTo", proves: "MeshConfig.defaultVirtualServiceExportTo", with: meshConfig("{defaultVirtualServiceExportTo: [\".\"]}") + "---\n" + forMesh("http: [{directResponse: {status: 418}}]"),
+		without: meshConfig("{}") + "---\n" + forMesh("http: [{directResponse: {status: 418}}]"), check: both(answered(418), otherGets(http.StatusOK))},
+	{name: "defaultServiceExportTo", proves: "MeshConfig.defaultServiceExportTo", with: meshConfig("{outboundTrafficPolicy: {mode: REGISTRY_ONLY}, defaultServiceExportTo: [\".\"]}"),
+		without: meshConfig("{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}"), check: both(answered(200), func(m *mesh) error {
+			response, _, err := m.from(m.pods.other, reviewsIP+":80", "reviews.default", "/")
+			return expect(err != nil || response.StatusCode == http.StatusBadGateway, "another namespace is answered %v", response)
+		})},
+	{name: "inboundTrafficPolicy LOCALHOST", proves: "MeshConfig.inboundTrafficPolicy", with: meshConfig("{inboundTrafficPolicy: {mode: LOCALHOST}}"), without: meshConfig("{}"), check: func(m *mesh) error {
+		_, got, err := m.from(m.pods.client, reviewsIP+":80", "reviews", "/")
+		return orErr(err, expect(strings.HasPrefix(got.From, "127.0.0.1:"), "the application is called by %q", got.From))
+	}},
+	{name: "discoverySelectors", proves: "MeshConfig.discoverySelectors", with: meshConfig("{discoverySelectors: [{matchExpressions: [{key: kubernetes.io/metadata.name, operator: In, values: [default]}]}]}") + hiddenRule,
+		without: meshConfig("{discoverySelectors: [{matchLabels: {kubernetes.io/metadata.name: other}}, {matchLabels: {kubernetes.io/metadata.name: default}}]}") + hiddenRule, check: both(answered(200), peerAnswers)},
+	{name: "outboundClusterStatName", proves: "MeshConfig.outboundClusterStatName", with: meshConfig("{outboundClusterStatName: \"outbound-%SERVICE%-%SUBSET_NAME%-%SERVICE_PORT_NAME%-%SERVICE_PORT%-%SERVICE_NAME%-%SERVICE_FQDN%-\"}"), without: meshConfig("{}"),
+		check: counted("client", "cluster.outbound-reviews.default--http-80-reviews-reviews.default.svc.cluster.local-.upstream_rq_total")},
+	{name: "inboundClusterStatName", proves: "MeshConfig.inboundClusterStatName", with: meshConfig("{inboundClusterStatName: \"inbound-%SERVICE%-%SERVICE_PORT%-%TARGET_PORT%\"}"), without: meshConfig("{}"),
+		check: counted("v1", "cluster.inbound-reviews.default-80-8080.upstream_rq_total")},
+	{name: "meshMTLS", proves: "MeshConfig.meshMTLS", with: meshConfig("{meshMTLS: {minProtocolVersion: TLSV1_3}}"), without: meshConfig("{}"), check: both(answered(200), func(m *mesh) error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		c, err := m.pods.plain.Dial(ctx, "tcp", m.pods.v1.Address+":8080")
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		err = tls.Client(c, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"istio"}, MaxVersion: tls.VersionTLS12}).HandshakeContext(ctx) //nolint:gosec // what versions are taken is asked, not who is there
+		return expect(err != nil && strings.Contains(err.Error(), "protocol version"), "TLS 1.2 ends with %v", err)
+	})},
 	{name: "REGISTRY_ONLY", proves: "MeshConfig.outboundTrafficPolicy", with: meshConfig("{outboundTrafficPolicy: {mode: REGISTRY_ONLY}}"), without: meshConfig("{outboundTrafficPolicy: {mode: ALLOW_ANY}}"), check: both(
 		func(m *mesh) error {
 			response, _, err := m.from(m.pods.client, m.pods.outside.Address+":8082", "anything.test", "/")
@@ -153,6 +183,41 @@ var sidecarFeatures = []feature{
 		func(m *mesh) error { // excluded from capture
 			return servedFrom(m, m.pods.other, "outside", m.pods.outside.Address+":8082", "anything.test", "/")
 		}, answered(200))},
+}
+
+// otherGets checks what a caller in another namespace is answered.
+func otherGets(want int) func(*mesh) error {
+	return func(m *mesh) error {
+		response, _, err := m.from(m.pods.other, reviewsIP+":80", "reviews.default", "/")
+		if err != nil {
+			return err
+		}
+		return expect(response.StatusCode == want, "another namespace is answered %s, not %d", response.Status, want)
+	}
+}
+
+// hiddenRule is of a namespace that is not read.
+const hiddenRule = "---\napiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: hidden, namespace: other}\nspec: {hosts: [reviews.default.svc.cluster.local], http: [{directResponse: {status: 418}}]}\n"
+
+// peerAnswers: what is not hidden is there still.
+func peerAnswers(m *mesh) error {
+	_, err := peer(m)
+	return err
+}
+
+// counted calls reviews, and looks for a statistic of a pod's proxy that is not 0.
+func counted(pod, name string) func(*mesh) error {
+	return func(m *mesh) error {
+		if err := answered(200)(m); err != nil {
+			return err
+		}
+		p := map[string]*nettest.Pod{"client": m.pods.client, "v1": m.pods.v1}[pod]
+		response, got, err := m.from(p, "127.0.0.1:15000", "localhost", "/stats?usedonly&filter=upstream_rq_total")
+		if err != nil {
+			return err
+		}
+		return expect(strings.Contains(got.text, name+": "), "%s: %s", response.Status, got.text)
+	}
 }
 
 // answered checks the status of a request of the client's to reviews.

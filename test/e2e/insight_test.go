@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
@@ -89,6 +90,16 @@ func (w *world) proxyStatus(t *testing.T) {
 	}
 	if out, err := w.try(time.Minute, "", "bin/slipway", "analyze", "-n", "default"); err != nil {
 		t.Errorf("analyze: %v\n%s", err, out)
+	}
+	var roots struct {
+		Phase  string
+		Roots  []any
+		Follow int
+		Behind []string
+	}
+	text := w.slipway(t, "x", "ca", "status", "-o", "json")
+	if err := json.Unmarshal([]byte(text), &roots); err != nil || len(roots.Roots) != 1 || roots.Phase != "" || roots.Follow != len(lines)-1 || len(roots.Behind) > 0 {
+		t.Errorf("x ca status of %d proxies: %s (%v)", len(lines)-1, text, err)
 	}
 }
 

@@ -36,7 +36,13 @@ func Validate(t testing.TB, config []byte) {
 	if err := os.WriteFile(file, config, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.Command(Binary(t), "--mode", "validate", "-c", file).CombinedOutput(); err != nil {
+	Accepts(t, "-c", file)
+}
+
+// Accepts fails the test unless Envoy would start with the arguments.
+func Accepts(t testing.TB, args ...string) {
+	t.Helper()
+	if out, err := exec.Command(Binary(t), append([]string{"--mode", "validate"}, args...)...).CombinedOutput(); err != nil {
 		t.Errorf("Envoy refuses the configuration: %v\n%s", err, out)
 	}
 }
