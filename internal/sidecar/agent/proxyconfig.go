@@ -26,7 +26,7 @@ type ProxyConfig struct {
 	CustomConfigFile         string // a bootstrap in the place of the agent's own
 	CaCertificatesPem        []string
 	RuntimeValues            map[string]string
-	StatsdUdpAddress         string //nolint:revive // its name in JSON
+	StatsdUdpAddress         string
 	EnvoyMetricsService      struct{ Address string }
 	EnvoyAccessLogService    struct{ Address string }
 	ProxyStatsMatcher        struct{ InclusionPrefixes, InclusionSuffixes, InclusionRegexps []string }
