@@ -140,12 +140,9 @@ func strip(pod *corev1.Pod) *corev1.Pod {
 	return pod
 }
 
-func merge(pod *corev1.Pod, patch map[string]any) (*corev1.Pod, error) {
+// merge lays a pod, as JSON, over another.
+func merge(pod *corev1.Pod, change []byte) (*corev1.Pod, error) {
 	original, err := json.Marshal(pod)
-	if err != nil {
-		return nil, err
-	}
-	change, err := json.Marshal(patch)
 	if err != nil {
 		return nil, err
 	}

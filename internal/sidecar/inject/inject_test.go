@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
-func testConfig(t *testing.T) *Config {
+func testConfig(t testing.TB) *Config {
 	t.Helper()
 	files := "../../../charts/istiod/files/"
 	shared, err := os.ReadFile(files + "proxy.yaml")
@@ -283,20 +283,7 @@ func TestOwnProxy(t *testing.T) {
 }
 
 func BenchmarkInject(b *testing.B) {
-	shared, err := os.ReadFile("../../../charts/istiod/files/proxy.yaml")
-	if err != nil {
-		b.Fatal(err)
-	}
-	template, err := os.ReadFile("../../../charts/istiod/files/sidecar.yaml")
-	if err != nil {
-		b.Fatal(err)
-	}
-	template = append(shared, template...)
-	config := &Config{Policy: "enabled", DefaultTemplates: []string{"sidecar"}, Templates: map[string]Template{"sidecar": NewTemplate(string(template))}}
-	if err := json.Unmarshal([]byte(`{"global": {"logging": {}, "multiCluster": {}, "proxy": {"startupProbe": {}, "resources": {}}, "proxy_init": {}}}`), &config.Values); err != nil {
-		b.Fatal(err)
-	}
-	pod := pods()["plain"]
+	config, pod := testConfig(b), pods()["plain"]
 	for b.Loop() {
 		if _, err := Pod(config, Request{Pod: pod, Namespace: "n", Native: true}); err != nil {
 			b.Fatal(err)

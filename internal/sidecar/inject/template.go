@@ -54,8 +54,8 @@ func (t *Template) UnmarshalJSON(from []byte) error {
 	return nil
 }
 
-// render executes the template and reads the pod that it writes.
-func (t Template) render(d data) (map[string]any, error) {
+// render executes the template, and returns the pod that it writes as JSON.
+func (t Template) render(d data) ([]byte, error) {
 	parsed, err := t.parsed()
 	if err != nil {
 		return nil, err
@@ -64,8 +64,8 @@ func (t Template) render(d data) (map[string]any, error) {
 	if err := parsed.Execute(&out, d); err != nil {
 		return nil, err
 	}
-	var pod map[string]any
-	if err := yaml.Unmarshal(out.Bytes(), &pod); err != nil {
+	pod, err := yaml.YAMLToJSON(out.Bytes())
+	if err != nil {
 		return nil, fmt.Errorf("what it writes is not YAML: %w", err)
 	}
 	return pod, nil
