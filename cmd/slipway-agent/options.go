@@ -42,7 +42,7 @@ func readEnvironment() map[string]string {
 func proxyOptions(args []string) (agent.Options, error) {
 	env := readEnvironment()
 	o := agent.Options{
-		Kind: "sidecar", ConfigDir: "/etc/istio/proxy", SDSSocket: "/var/run/secrets/workload-spiffe-uds/socket",
+		Kind: "sidecar", ConfigDir: "/etc/istio/proxy", SDSSocket: "/var/run/secrets/workload-spiffe-uds/socket", MountedCerts: "/var/run/secrets/workload-spiffe-credentials",
 		TokenFile: "/var/run/secrets/tokens/istio-token", RootFile: "/var/run/secrets/istio/root-cert.pem", PodInfo: "/etc/istio/pod",
 		Discovery: "istiod.istio-system.svc:15012", Envoy: "/usr/local/bin/envoy", StatusPort: 15020, DNSAddress: fmt.Sprintf("localhost:%d", dns.Port), TerminationDrain: 5 * time.Second, Environment: env,
 	}

@@ -122,7 +122,12 @@ func (p *plane) prepare(ctx context.Context, config *rest.Config) error {
 		return err
 	}
 	p.authority = ca.NewKeeper(loaded)
-	p.callers = &ca.Callers{Authorities: p.authority, Reviewer: ca.NewReviewer(p.kube, trustDomain), TrustDomain: trustDomain}
+	reviewer := ca.NewReviewer(p.kube, trustDomain)
+	reviewer.Alive = func(namespace, name, uid string) bool {
+		state := p.engine.State()
+		return state != nil && state.HasPod(namespace, name, uid)
+	}
+	p.callers = &ca.Callers{Authorities: p.authority, Reviewer: reviewer, TrustDomain: trustDomain}
 	p.serving = &ca.Serving{Authorities: p.authority, Names: o.dnsNames(), ID: identity.ID{TrustDomain: trustDomain, Namespace: o.namespace, Account: o.service}}
 	if _, err := p.serving.Certificate(nil); err != nil {
 		return err

@@ -38,6 +38,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/slipway-mesh/slipway/internal/identity"
+	"github.com/slipway-mesh/slipway/test/kubetest"
 )
 
 // attacker is somebody who calls the control plane over TLS with a token.
@@ -235,6 +236,17 @@ func TestAttacks(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a deleted pod's that was good a moment before", func(t *testing.T) {
+		token := m.token(t, "default", "seen", identity.Audience, "seen")
+		if _, err := a.certificate(t, token, own); err != nil {
+			t.Fatal(err)
+		}
+		m.kube.Delete(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: seen, namespace: default}\n")
+		kubetest.Eventually(t, 5*time.Second, func() error {
+			_, err := a.certificate(t, token, own)
+			return expect(grpcstatus.Code(err) == codes.Unauthenticated, "a certificate: %v", err)
+		})
+	})
 	t.Run("a good token", func(t *testing.T) { // the control
 		certificate, err := a.certificate(t, good, "spiffe://cluster.local/ns/istio-system/sa/istiod")
 		if err != nil || len(certificate.URIs) != 1 || certificate.URIs[0].String() != own || len(certificate.DNSNames) != 0 || certificate.IsCA {

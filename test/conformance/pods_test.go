@@ -28,9 +28,10 @@ import (
 
 // pods are the workloads of a small mesh, and a host outside it.
 type pods struct {
-	client, other *nettest.Pod // callers with a sidecar; other is in another namespace and has no labels of the client's
-	plain         *nettest.Pod // a caller and server without a sidecar
-	v1, v2        *nettest.Pod // of reviews
+	network       *nettest.Network // where a test may have more; nil in most
+	client, other *nettest.Pod     // callers with a sidecar; other is in another namespace and has no labels of the client's
+	plain         *nettest.Pod     // a caller and server without a sidecar
+	v1, v2        *nettest.Pod     // of reviews
 	outside       *nettest.Pod
 }
 

@@ -143,6 +143,20 @@ func TestProxyConfig(t *testing.T) {
 		}
 		feature{name: "EnvoyFilter BOOTSTRAP", proves: "EnvoyFilter.configPatches.applyTo"}.passed()
 	})
+	t.Run("discoverySelectors follow a namespace's labels", func(t *testing.T) {
+		namespace := func(mesh string) {
+			m.kube.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: default, labels: {mesh: "+mesh+"}}\n")
+		}
+		namespace("out")
+		m.kube.Apply(t, meshConfig("{discoverySelectors: [{matchLabels: {mesh: in}}]}"))
+		for _, mesh := range []string{"out", "in", "out", "in"} {
+			namespace(mesh)
+			kubetest.Eventually(t, 20*time.Second, func() error {
+				err := through(plain, outside.Address)()
+				return expect((err == nil) == (mesh == "in"), "namespace %s: the gateway is called with %v", mesh, err)
+			})
+		}
+	})
 	m.rejections(t)
 }
 

@@ -45,7 +45,7 @@ kind: DestinationRule
 metadata: {name: reviews}
 spec: {host: reviews, trafficPolicy: {connectionPool: {http: {maxRequestsPerConnection: 1}}}}
 `)
-	m.pods = &pods{client: network.Pod(t, "client"), v1: network.Pod(t, "v1"), plain: network.Pod(t, "plain")}
+	m.pods = &pods{network: network, client: network.Pod(t, "client"), v1: network.Pod(t, "v1"), plain: network.Pod(t, "plain")}
 	m.backends = map[string]*backend{"v1": serveAll(t, m.pods.v1)}
 	environment := []string{"SECRET_TTL=" + certificateLife}
 	m.injectWith(t, m.pods.client, "default", "{app: client}", environment)

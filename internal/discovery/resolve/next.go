@@ -74,6 +74,12 @@ func Start(options Options) *State {
 	}
 }
 
+// HasPod says whether a pod is there.
+func (s *State) HasPod(namespace, name, uid string) bool {
+	pod, there := s.pods.Get(world.Key(namespace, name))
+	return there && string(pod.UID) == uid
+}
+
 // Problems returns what is wrong with users' objects, in the order of kind, namespace and name.
 func (s *State) Problems() []Problem {
 	var all []Problem

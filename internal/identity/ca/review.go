@@ -19,6 +19,9 @@ import (
 
 // Reviewer authenticates callers by their service account's token.
 type Reviewer struct {
+	// Alive says whether a pod is known to be there still. What was answered of the token of one that is not, is asked again. Nil is always.
+	Alive func(namespace, name, uid string) bool
+
 	kube        kubernetes.Interface
 	trustDomain string
 
@@ -27,8 +30,9 @@ type Reviewer struct {
 }
 
 type reviewed struct {
-	id    identity.ID
-	until time.Time
+	id       identity.ID
+	pod, uid string // that the token is bound to; empty where it is to none
+	until    time.Time
 }
 
 // reviewLifetime is how long an answer is used again, so that a storm of reconnects is not one of TokenReviews.
@@ -46,7 +50,7 @@ func (r *Reviewer) Review(ctx context.Context, token string) (identity.ID, error
 	r.mu.Lock()
 	known, ok := r.seen[key]
 	r.mu.Unlock()
-	if ok && now.Before(known.until) {
+	if ok && now.Before(known.until) && (known.pod == "" || r.Alive == nil || r.Alive(known.id.Namespace, known.pod, known.uid)) {
 		return known.id, nil
 	}
 	review := &authv1.TokenReview{Spec: authv1.TokenReviewSpec{Token: token, Audiences: []string{identity.Audience}}}
@@ -58,7 +62,10 @@ func (r *Reviewer) Review(ctx context.Context, token string) (identity.ID, error
 	if err != nil {
 		return identity.ID{}, err
 	}
-	r.remember(key, reviewed{id, now.Add(reviewLifetime)}, now)
+	extra := func(name string) string {
+		return strings.Join(review.Status.User.Extra["authentication.kubernetes.io/"+name], "")
+	}
+	r.remember(key, reviewed{id: id, pod: extra("pod-name"), uid: extra("pod-uid"), until: now.Add(reviewLifetime)}, now)
 	return id, nil
 }
 

@@ -21,6 +21,9 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
+	if o.Served = !o.NoEnvoy && o.isServed(); o.Served {
+		slog.Info("certificate: another server offers it", "socket", o.SDSSocket)
+	}
 	config, err := writeBootstrap(o)
 	if err != nil {
 		return err
@@ -38,8 +41,10 @@ func Run(ctx context.Context, o Options) error {
 	}
 	health := newHealth(o)
 	proxy := newEnvoy(o, config)
-	group.Go(func() error { return named("certificates", secrets.run(serving)) })
-	if !o.NoEnvoy {
+	if !o.Served {
+		group.Go(func() error { return named("certificates", secrets.run(serving)) })
+	}
+	if !o.NoEnvoy && !o.Served {
 		group.Go(func() error { return named("SDS", secrets.serve(serving)) })
 	}
 	group.Go(func() error { return named("xDS proxy", serveXDS(serving, secrets, names, health)) })

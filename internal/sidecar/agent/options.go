@@ -21,6 +21,8 @@ type Options struct {
 	Domain            string
 	ConfigDir         string // where the bootstrap and the xDS socket are
 	SDSSocket         string
+	Served            bool   // by another server than the agent, at that socket
+	MountedCerts      string // folder of a certificate in the place of the authority's, if there are files in it
 	TokenFile         string
 	RootFile          string // trusts the control plane
 	Discovery         string // address of xDS

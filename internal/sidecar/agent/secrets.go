@@ -42,6 +42,9 @@ func newSecrets(o Options) *secrets {
 
 // run gets a certificate and renews it for ever. What fails is tried again; an old one serves until it ends.
 func (s *secrets) run(ctx context.Context) error {
+	if s.options.isMounted() {
+		return s.follow(ctx)
+	}
 	const firstDelay, maxDelay = 100 * time.Millisecond, 10 * time.Second
 	delay := firstDelay
 	for {

@@ -59,7 +59,7 @@ func serveStatus(ctx context.Context, o Options, s *secrets, names *dns.Server, 
 }
 
 func whyNotReady(ctx context.Context, o Options, s *secrets, names *dns.Server) string {
-	if certificate, _, err := s.state(); certificate == nil {
+	if certificate, _, err := s.state(); certificate == nil && !o.Served {
 		if err != nil {
 			return "no certificate yet: " + err.Error()
 		}

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protojson"
+	meshapi "istio.io/api/mesh/v1alpha1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/yaml"
 )
@@ -30,7 +32,7 @@ var checks = map[string]func(string) error{
 	"sidecar.istio.io/proxyMemory":      quantity,
 	"sidecar.istio.io/proxyMemoryLimit": quantity,
 
-	keyProxy:                                 mapping,
+	keyProxy:                                 proxyConfig,
 	"sidecar.istio.io/userVolume":            mapping,
 	"sidecar.istio.io/userVolumeMount":       mapping,
 	"sidecar.istio.io/statsHistogramBuckets": buckets,
@@ -155,6 +157,18 @@ func mapping(text string) error {
 	var m map[string]any
 	if err := yaml.Unmarshal([]byte(text), &m); err != nil {
 		return fmt.Errorf("it is to be a mapping in YAML or JSON: %w", err)
+	}
+	return nil
+}
+
+// proxyConfig is what the agent reads: what it cannot, it would not start with.
+func proxyConfig(text string) error {
+	object, err := yaml.YAMLToJSON([]byte(text))
+	if err == nil {
+		err = (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(object, &meshapi.ProxyConfig{})
+	}
+	if err != nil {
+		return fmt.Errorf("it is to be a ProxyConfig: %w", err)
 	}
 	return nil
 }

@@ -34,7 +34,7 @@ func TestAnnotationsAreChecked(t *testing.T) {
 		"sidecar.istio.io/statsCompression":                {"gzip", "lzma"},
 		"sidecar.istio.io/proxyCPU":                        {"100m", "much"},
 		"sidecar.istio.io/proxyMemoryLimit":                {"1Gi", "1GB?"},
-		keyProxy:                                           {"concurrency: 2", "concurrency"},
+		keyProxy:                                           {"concurrency: 2", "concurrency: many"},
 		"sidecar.istio.io/userVolume":                      {`{"v": {"emptyDir": {}}}`, "[v]"},
 		"sidecar.istio.io/statsHistogramBuckets":           {`{"istiocustom": [1, 5]}`, `{"istiocustom": 5}`},
 		"sidecar.istio.io/statsHistogramBins":              {"50", "-1"},
