@@ -74,20 +74,27 @@ func (e *envoy) run(ctx, serving context.Context) error {
 		return fmt.Errorf("ended by itself: %w", err)
 	case <-serving.Done():
 	case <-ctx.Done():
-		if !e.draining.Load() {
+		wait := lateCallers
+		drained := e.draining.Load()
+		if !drained {
 			e.drain(context.WithoutCancel(ctx))
-			select {
-			case err := <-exited:
-				return err
-			case <-time.After(e.options.TerminationDrain):
-			}
-			if e.idle(serving, exited) {
-				return nil
-			}
+			wait = e.options.TerminationDrain
+		}
+		select {
+		case err := <-exited:
+			return err
+		case <-time.After(wait):
+		}
+		if !drained && e.idle(serving, exited) {
+			return nil
 		}
 	}
 	return e.end(cmd, exited)
 }
+
+// lateCallers is how long a native sidecar goes on when its applications have ended: there are callers that have not heard yet. They are
+// answered that the application is gone, and try another; whose connection is cut in the middle does not.
+const lateCallers = time.Second
 
 // idlePoll is how often open connections are counted.
 const idlePoll = time.Second
