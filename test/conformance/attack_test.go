@@ -237,12 +237,13 @@ func TestAttacks(t *testing.T) {
 		})
 	}
 	t.Run("a deleted pod's that was good a moment before", func(t *testing.T) {
+		m.kube.Apply(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: seen, namespace: default}\nspec: {serviceAccountName: seen, containers: [{name: app, image: app}]}\n")
 		token := m.token(t, "default", "seen", identity.Audience, "seen")
 		if _, err := a.certificate(t, token, own); err != nil {
 			t.Fatal(err)
 		}
 		m.kube.Delete(t, "apiVersion: v1\nkind: Pod\nmetadata: {name: seen, namespace: default}\n")
-		kubetest.Eventually(t, 5*time.Second, func() error {
+		kubetest.Eventually(t, 20*time.Second, func() error { // the API server itself goes on for ten seconds
 			_, err := a.certificate(t, token, own)
 			return expect(grpcstatus.Code(err) == codes.Unauthenticated, "a certificate: %v", err)
 		})
