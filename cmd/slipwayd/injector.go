@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"google.golang.org/protobuf/encoding/protojson"
-	meshapi "istio.io/api/mesh/v1alpha1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,8 +18,9 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
-	"sigs.k8s.io/yaml"
 
+	"github.com/slipway-mesh/slipway/internal/discovery/resolve"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
 	"github.com/slipway-mesh/slipway/internal/sidecar/inject"
 )
 
@@ -104,20 +103,15 @@ func (i *injector) read(get func(name string) (*corev1.ConfigMap, error), proxie
 		slog.Error("inject: the configuration cannot be used; what was in force stays", "error", err)
 		return
 	}
+	ours := source.OfRevision(i.options.revision)
 	var read []inject.ProxyConfig
 	for _, object := range proxies {
-		if one, ok := object.(*unstructured.Unstructured); ok && i.ours(one.GetLabels()) {
+		if one, ok := object.(*unstructured.Unstructured); ok && ours(labels.Set(one.GetLabels())) {
 			read = append(read, inject.ReadProxyConfig(one))
 		}
 	}
 	config.SetProxyConfigs(i.options.namespace, read)
 	i.config.Store(config)
-}
-
-// ours says whether an object is for this revision.
-func (i *injector) ours(set map[string]string) bool {
-	revision, labelled := set["istio.io/rev"]
-	return !labelled || revision == i.options.revision
 }
 
 // trustDomainOf reads the trust domain that the mesh's ConfigMap says; identities are made with it from the start.
@@ -129,11 +123,7 @@ func trustDomainOf(ctx context.Context, kube kubernetes.Interface, o options) (s
 	if err != nil {
 		return "", fmt.Errorf("read the mesh's configuration: %w", err)
 	}
-	var config meshapi.MeshConfig
-	text, err := yaml.YAMLToJSON([]byte(configMap.Data["mesh"]))
-	if err == nil {
-		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, &config)
-	}
+	config, err := resolve.ReadMeshConfig(configMap)
 	if err != nil || config.TrustDomain == "" {
 		return "cluster.local", nil // resolve reports what cannot be read
 	}

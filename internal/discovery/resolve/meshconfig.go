@@ -41,24 +41,20 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 	config := defaultConfig(s.options)
 	file := (*meshapi.MeshConfig_ExtensionProvider)(nil)
 	if object != nil {
-		text, err := yaml.YAMLToJSON([]byte(object.Data["mesh"]))
-		var api meshapi.MeshConfig
-		if err == nil {
-			err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, &api)
-		}
+		api, err := ReadMeshConfig(object)
 		if err != nil {
 			r.refuse("data.mesh", "cannot be read, so what was read before stands: %v", err)
 			return
 		}
-		readConfig(config, &api)
-		notFollowed(&api, r)
-		if _, err := selectors(&api); err != nil {
+		readConfig(config, api)
+		notFollowed(api, r)
+		if _, err := selectors(api); err != nil {
 			r.refuse("data.mesh.discoverySelectors", "%v; all namespaces are read", err)
 		}
 		if api.GetOutboundTrafficPolicy().GetMode() == meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS {
 			r.warn("data.mesh.outboundTrafficPolicy.mode", ReasonUnsupported, "ALLOW_ANY_DYNAMIC_DNS is not carried out, and means ALLOW_ANY: calls go where the caller's own DNS led them")
 		}
-		config.Observers, file = observers(&api)
+		config.Observers, file = observers(api)
 		if config.Traffic != nil {
 			config.Traffic = sound(config.Traffic, "data.mesh.defaultTrafficPolicy", r)
 		}
@@ -111,18 +107,24 @@ func notFollowed(api *meshapi.MeshConfig, r *report) {
 	})
 }
 
+// ReadMeshConfig reads what the mesh's ConfigMap says.
+func ReadMeshConfig(object *corev1.ConfigMap) (*meshapi.MeshConfig, error) {
+	text, err := yaml.YAMLToJSON([]byte(object.Data["mesh"]))
+	if err != nil {
+		return nil, err
+	}
+	api := &meshapi.MeshConfig{}
+	return api, protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, api)
+}
+
 // DiscoverySelectors are those of the mesh's ConfigMap, as MeshConfig has them: a namespace that none of them selects is not read. None is
 // all namespaces, and so is what cannot be read.
 func DiscoverySelectors(object *corev1.ConfigMap) []labels.Selector {
-	text, err := yaml.YAMLToJSON([]byte(object.Data["mesh"]))
-	var api meshapi.MeshConfig
-	if err == nil {
-		err = protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(text, &api)
-	}
+	api, err := ReadMeshConfig(object)
 	if err != nil {
 		return nil
 	}
-	out, err := selectors(&api)
+	out, err := selectors(api)
 	if err != nil {
 		return nil // told by meshConfig
 	}

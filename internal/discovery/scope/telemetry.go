@@ -44,10 +44,14 @@ func watched(w *world.World, list []*mesh.Telemetry) *mesh.Config {
 	return &out
 }
 
-// Config is the mesh's configuration as it counts for what a proxy takes, and a key that is equal for proxies of the same.
-func Config(w *world.World, proxy *mesh.Proxy) (config *mesh.Config, key string) {
-	list := w.TelemetriesOf(proxy.Namespace, proxy.Labels)
-	return withSettings(watched(w, list), proxy.Settings), telemetryKey(list) + "|" + proxy.Settings
+// Config is the mesh's configuration as it counts for what a proxy takes.
+func Config(w *world.World, proxy *mesh.Proxy) *mesh.Config {
+	return withSettings(watched(w, w.TelemetriesOf(proxy.Namespace, proxy.Labels)), proxy.Settings)
+}
+
+// ConfigKey is equal for proxies whose Config is the same. It costs less.
+func ConfigKey(w *world.World, proxy *mesh.Proxy) string {
+	return telemetryKey(w.TelemetriesOf(proxy.Namespace, proxy.Labels)) + "|" + proxy.Settings
 }
 
 // withSettings is a configuration with what the proxies' own ProxyConfig says.

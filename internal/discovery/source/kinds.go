@@ -31,7 +31,7 @@ type Options struct {
 func New(options Options, queue *Queue) (*Source, error) {
 	s := &Source{queue: queue, selection: selection{options: options, labels: map[string]labels.Set{}}}
 	all := func(labels.Labels) bool { return true }
-	ours := revisionSelector(options.Revision)
+	ours := OfRevision(options.Revision)
 	kube := informers.NewSharedInformerFactory(options.Kube, resync)
 	own := informers.NewSharedInformerFactoryWithOptions(options.Kube, resync, informers.WithNamespace(options.Namespace))
 	older := dynamicinformer.NewDynamicSharedInformerFactory(options.Dynamic, resync)
@@ -69,8 +69,8 @@ func New(options Options, queue *Queue) (*Source, error) {
 	return s, nil
 }
 
-// revisionSelector takes objects without a revision label, and those with ours.
-func revisionSelector(revision string) func(labels.Labels) bool {
+// OfRevision takes objects by their labels: those without a revision, and those of this one.
+func OfRevision(revision string) func(labels.Labels) bool {
 	if revision == "" {
 		revision = "default"
 	}

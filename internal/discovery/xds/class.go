@@ -129,11 +129,10 @@ type inboundClass struct{ sections envoy.InboundSections }
 // that their content is the same as before is told by the resources' versions.
 func (s *Server) inbound(proxy *mesh.Proxy) *inboundClass {
 	in := scope.Inbound(s.world, proxy)
-	config, observed := scope.Config(s.world, proxy)
-	key := string(proxy.Flavour) + "|" + observed + "|" + in.Key()
+	key := string(proxy.Flavour) + "|" + scope.ConfigKey(s.world, proxy) + "|" + in.Key()
 	c := s.inbounds[key]
 	if c == nil {
-		c = &inboundClass{envoy.Inbound(config, proxy.Flavour, in)}
+		c = &inboundClass{envoy.Inbound(scope.Config(s.world, proxy), proxy.Flavour, in)}
 		s.inbounds[key] = c
 	}
 	return c
@@ -182,8 +181,7 @@ func (s *Server) gateway(st *stream, c *class) *gatewayClass {
 	}
 	g.users[st] = struct{}{}
 	if g.stale {
-		config, _ := scope.Config(s.world, st.proxy)
-		g.sections = g.sections.Next(envoy.Edge{Config: config, Guard: s.world.Guard(st.proxy.Namespace, st.proxy.Labels), Lookup: c.lookup(s.world)}, scope.Gateway(s.world, st.proxy))
+		g.sections = g.sections.Next(envoy.Edge{Config: scope.Config(s.world, st.proxy), Guard: s.world.Guard(st.proxy.Namespace, st.proxy.Labels), Lookup: c.lookup(s.world)}, scope.Gateway(s.world, st.proxy))
 		g.stale = false
 	}
 	return g
