@@ -16,10 +16,7 @@ import (
 // TestAgent: an agent says what is wrong with its workload, goes on without its token, and leaves when nobody is connected any more.
 func TestAgent(t *testing.T) {
 	t.Parallel() // its ports are its own
-	m := startControlPlane(t)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t)
 	m.pods = &pods{client: network.Pod(t, "client"), v1: network.Pod(t, "v1")}
 	m.backends = map[string]*backend{"v1": serveAll(t, m.pods.v1)}
 	m.register(t, m.pods.client, "default", `{app: client}`)

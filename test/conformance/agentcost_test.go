@@ -11,13 +11,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/slipway-mesh/slipway/test/kubetest"
-	"github.com/slipway-mesh/slipway/test/nettest"
 )
 
 // The aims.
@@ -75,10 +75,7 @@ func TestInjectionCost(t *testing.T) {
 
 // TestAgentCost says what an agent with its Envoy takes of memory when it has been there for a while, and how soon it is ready.
 func TestAgentCost(t *testing.T) {
-	m := startControlPlane(t)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t)
 	p := network.Pod(t, "client")
 	m.pods = &pods{client: p}
 	ready := make(chan time.Time, 1)
@@ -116,31 +113,23 @@ type running struct {
 // process finds the process of a program.
 func process(t *testing.T, program string) running {
 	t.Helper()
-	links, err := filepath.Glob("/proc/[0-9]*/exe")
+	pid, err := pidOf(program)
+	if err != nil || pid == 0 {
+		t.Fatalf("%s does not run (%v)", program, err)
+	}
+	dir := filepath.Join("/proc", strconv.Itoa(pid))
+	status, err := os.ReadFile(filepath.Join(dir, "status"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, link := range links {
-		if target, err := os.Readlink(link); err != nil || target != program {
-			continue
+	out := running{started: startOf(t, dir)}
+	for _, line := range strings.Split(string(status), "\n") {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			_, _ = fmt.Sscan(rest, &out.resident)
+			out.resident <<= 10
 		}
-		dir := filepath.Dir(link)
-		status, err := os.ReadFile(filepath.Join(dir, "status"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var out running
-		for _, line := range strings.Split(string(status), "\n") {
-			if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-				_, _ = fmt.Sscan(rest, &out.resident)
-				out.resident <<= 10
-			}
-		}
-		out.started = startOf(t, dir)
-		return out
 	}
-	t.Fatalf("%s does not run", program)
-	return running{}
+	return out
 }
 
 // startOf reads when a process was started, which the kernel counts in hundredths of a second from its own start.

@@ -46,10 +46,7 @@ func resolve(p *nettest.Pod, server, network, name string) ([]string, error) {
 
 // TestNames runs what a workload whose DNS is captured is told, and where that leads.
 func TestNames(t *testing.T) {
-	m := startControlPlane(t)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t)
 	m.backends = map[string]*backend{}
 	m.pods = &pods{client: network.Pod(t, "client"), v1: network.Pod(t, "v1"), v2: network.Pod(t, "v2"), outside: network.Outside(t, "outside"), other: network.Outside(t, "other")}
 	for _, p := range []*nettest.Pod{m.pods.v1, m.pods.v2, m.pods.outside, m.pods.other} {

@@ -123,10 +123,7 @@ spec:
 // startPods brings up the workloads with real agents, real capture and real Envoys.
 func startPods(t *testing.T) *mesh {
 	t.Helper()
-	m := startControlPlane(t)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t)
 	m.backends = map[string]*backend{}
 	m.pods = &pods{
 		client: network.Pod(t, "client"), other: network.Pod(t, "other"), plain: network.Pod(t, "plain"),
@@ -269,6 +266,16 @@ func environmentOf(p *nettest.Pod, namespace string) []string {
 
 // transparentMode asks for TPROXY.
 const transparentMode = "ISTIO_META_INTERCEPTION_MODE=TPROXY"
+
+// startNetwork brings up a control plane and a network that pods can be put into, with the Services that they are of.
+func startNetwork(t *testing.T, flags ...string) (*mesh, *nettest.Network) {
+	t.Helper()
+	m := startControlPlane(t, flags...)
+	build(t, m.bin, "slipway-agent")
+	network := nettest.New(t)
+	m.kube.Apply(t, podServices)
+	return m, network
+}
 
 // equip gives a pod what an agent needs: the programs, a token, the mesh's root, and a way to the control plane.
 func (m *mesh) equip(t *testing.T, p *nettest.Pod, namespace, labels string) (agent string) {

@@ -33,10 +33,7 @@ spec: {hosts: ['*'], gateways: [edge], http: [{route: [{destination: {host: revi
 // the PROXY protocol, and what sidecars add to requests and answers. ProxyConfig objects reach the pods that they are for.
 func TestProxyConfig(t *testing.T) {
 	t.Parallel() // its ports are its own
-	m := startControlPlane(t)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t)
 	m.pods = &pods{v1: network.Pod(t, "v1"), v2: network.Pod(t, "v2"), outside: network.Pod(t, "outside")}
 	m.backends = map[string]*backend{"v1": serveAll(t, m.pods.v1), "v2": serveAll(t, m.pods.v2)}
 	m.injectWith(t, m.pods.v1, "default", `{app: reviews, version: v1}`, []string{`PROXY_CONFIG={"proxyHeaders":{"server":{"value":"mine"},"requestId":{"disabled":true},"forwardedClientCert":"ALWAYS_FORWARD_ONLY"}}`})
@@ -187,10 +184,7 @@ func (m *mesh) review(app string) (patch string, err error) {
 // TestCompliance: under a policy the control plane, its agents and the proxies between them speak as it says, and with nobody else.
 func TestCompliance(t *testing.T) {
 	t.Setenv("COMPLIANCE_POLICY", "fips-140-2")
-	m := startControlPlane(t)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t)
 	m.pods = &pods{client: network.Pod(t, "client"), v1: network.Pod(t, "v1"), plain: network.Pod(t, "plain")}
 	m.backends = map[string]*backend{"v1": serveAll(t, m.pods.v1)}
 	for _, p := range []*nettest.Pod{m.pods.client, m.pods.v1} {

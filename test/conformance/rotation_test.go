@@ -31,10 +31,7 @@ const certificateLife = "30s"
 // not live long.
 func startPair(t *testing.T, flags ...string) *mesh {
 	t.Helper()
-	m := startControlPlane(t, flags...)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t, flags...)
 	m.kube.Apply(t, `apiVersion: security.istio.io/v1
 kind: PeerAuthentication
 metadata: {name: strict, namespace: istio-system}

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/slipway-mesh/slipway/test/kubetest"
-	"github.com/slipway-mesh/slipway/test/nettest"
 )
 
 // pidOf is the process of a program; 0 where it does not run.
@@ -32,10 +31,7 @@ func pidOf(program string) (int, error) {
 // a container like others, which is told to end at the same moment, or a native one, which is told to drain then and to end last.
 func TestTermination(t *testing.T) {
 	t.Parallel() // its ports are its own
-	m := startControlPlane(t)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t)
 	m.pods = &pods{plain: network.Pod(t, "plain"), outside: network.Pod(t, "outside")}
 	m.backends = map[string]*backend{"plain": serveAll(t, m.pods.plain)}
 	m.register(t, m.pods.plain, "default", `{app: legacy}`)

@@ -15,10 +15,7 @@ import (
 // where one whose sidecar redirects sees its proxy; and it reaches itself and others as ever.
 func TestTransparent(t *testing.T) {
 	t.Parallel() // its ports are its own
-	m := startControlPlane(t)
-	build(t, m.bin, "slipway-agent")
-	network := nettest.New(t)
-	m.kube.Apply(t, podServices)
+	m, network := startNetwork(t)
 	m.pods = &pods{client: network.Pod(t, "client"), v1: network.Pod(t, "v1"), v2: network.Pod(t, "v2"), plain: network.Pod(t, "plain")}
 	m.backends = map[string]*backend{"v1": serveAll(t, m.pods.v1), "v2": serveAll(t, m.pods.v2), "plain": serveAll(t, m.pods.plain)}
 	m.register(t, m.pods.plain, "default", `{app: legacy}`)
