@@ -27,10 +27,10 @@ images: ## write the container images to dist/images, without Docker or a regist
 	go run ./hack/images
 
 .PHONY: test
-test: build ## all tests, those on a real cluster included
+test: build bin/gotestsum ## all tests, those on a real cluster included; what failed is told last
 	hack/setup.sh
-	go test -count=1 -timeout 60m $$(go list ./... | grep -v /test/e2e)
-	go test -count=1 -timeout 30m ./test/e2e # alone: it counts lost requests, and a cluster with a mesh needs a machine for itself
+	bin/gotestsum --format pkgname --hide-summary skipped -- -count=1 -timeout 60m $$(go list ./... | grep -v /test/e2e)
+	bin/gotestsum --format pkgname --hide-summary skipped -- -count=1 -timeout 30m ./test/e2e # alone: it counts lost requests, and a cluster with a mesh needs a machine for itself
 	cd test/monitoring && go test -count=1 ./...
 
 .PHONY: test-unit
@@ -62,6 +62,9 @@ lint: bin/golangci-lint ## vet, format and the linters of .golangci.yml
 
 bin/golangci-lint: tools/go.mod
 	cd tools && go build -o ../bin/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+bin/gotestsum: tools/go.mod
+	cd tools && go build -o ../bin/gotestsum gotest.tools/gotestsum
 
 bin/controller-gen: tools/go.mod
 	cd tools && go build -o ../bin/controller-gen sigs.k8s.io/controller-tools/cmd/controller-gen

@@ -13,17 +13,28 @@ import (
 	"github.com/slipway-mesh/slipway/internal/nametable"
 )
 
+// pair are sockets of one port, free for both: whatever else runs on the machine may have one that is free for one of them.
+func pair(t *testing.T) (net.PacketConn, net.Listener) {
+	t.Helper()
+	for range 20 {
+		listener, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		packets, err := net.ListenPacket("udp", listener.Addr().String())
+		if err == nil {
+			return packets, listener
+		}
+		_ = listener.Close()
+	}
+	t.Fatal("no port is free for both UDP and TCP")
+	return nil, nil
+}
+
 // upstream is a server that knows one name, and has one answer that is too long for UDP.
 func upstream(t *testing.T) string {
 	t.Helper()
-	packets, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", packets.LocalAddr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	packets, listener := pair(t)
 	handler := dns.HandlerFunc(func(w dns.ResponseWriter, m *dns.Msg) {
 		out := new(dns.Msg).SetReply(m)
 		count := map[string]int{"upstream.test.": 1, "long.test.": 100}[m.Question[0].Name]
@@ -49,12 +60,9 @@ func upstream(t *testing.T) string {
 // running is a proxy for a pod with IPv4 only, in namespace default.
 func running(t *testing.T, changes ...Change) (*Server, string) {
 	t.Helper()
-	probe, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := probe.Addr().String()
-	_ = probe.Close()
+	packets, listener := pair(t)
+	address := listener.Addr().String()
+	_, _ = packets.Close(), listener.Close()
 	s := &Server{Table: &Table{Namespace: "default", Domain: "cluster.local"}, Addresses: []string{address}, Upstreams: []string{upstream(t)}, Search: "default.svc.cluster.local", V4: true, Patience: time.Minute}
 	if changes != nil {
 		s.Table.Update(changes)
