@@ -27,15 +27,16 @@ const (
 	readyAim     = time.Second          // from Envoy's start
 )
 
-// TestInjectionCost injects 100 pods a second for ten seconds, over TLS as the API server asks.
+// TestInjectionCost injects 100 pods a second for ten seconds, of 50 workloads, over TLS as the API server asks.
 func TestInjectionCost(t *testing.T) {
 	m := startControlPlane(t)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 50, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
 	const spec = `{"containers":[{"name":"app","image":"app","ports":[{"containerPort":8080}],"readinessProbe":{"httpGet":{"path":"/","port":8080}}}]}`
-	review := fmt.Sprintf(`{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"1","namespace":"default","object":{"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-1-","labels":{"app":"web","sidecar.istio.io/inject":"true"}},"spec":%s}}}`, spec)
-	inject := func() (time.Duration, error) {
+	const review = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"1","namespace":"default","object":{"apiVersion":"v1","kind":"Pod","metadata":{"generateName":"web-%[1]d-","labels":{"app":"web-%[1]d","sidecar.istio.io/inject":"true"}},"spec":%[2]s}}}`
+	inject := func(workload int) (time.Duration, error) {
+		body := fmt.Sprintf(review, workload, spec)
 		begun := time.Now()
-		response, err := client.Post("https://"+m.hooks+"/inject", "application/json", strings.NewReader(review))
+		response, err := client.Post("https://"+m.hooks+"/inject", "application/json", strings.NewReader(body))
 		if err != nil {
 			return 0, err
 		}
@@ -46,16 +47,16 @@ func TestInjectionCost(t *testing.T) {
 		}
 		return time.Since(begun), err
 	}
-	kubetest.Eventually(t, 10*time.Second, func() error { _, err := inject(); return err })
+	kubetest.Eventually(t, 10*time.Second, func() error { _, err := inject(0); return err })
 	var mu sync.Mutex
 	var took []time.Duration
 	var group sync.WaitGroup
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
-	for range 1000 {
+	for i := range 1000 {
 		<-ticker.C
 		group.Go(func() {
-			one, err := inject()
+			one, err := inject(i % 50)
 			if err != nil {
 				t.Error(err)
 			}

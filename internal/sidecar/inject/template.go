@@ -2,6 +2,7 @@ package inject
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -37,11 +38,43 @@ type data struct {
 // Template writes a part of a pod. It is parsed when it is first used, so that one with a fault stops only the pods that ask for it.
 type Template struct {
 	parsed func() (*template.Template, error)
+	read   *readings
 }
 
 // NewTemplate is the template with this text.
 func NewTemplate(text string) Template {
-	return Template{sync.OnceValues(func() (*template.Template, error) { return parse(text) })}
+	return Template{sync.OnceValues(func() (*template.Template, error) { return parse(text) }), &readings{}}
+}
+
+// readings are what texts that a template wrote are as JSON. Pods of one workload are alike, and to read YAML costs more than all else
+// that is done for a pod.
+type readings struct {
+	mu   sync.Mutex
+	pods map[[sha256.Size]byte][]byte
+}
+
+// maxReadings is how many texts are remembered, of some kilobytes each.
+const maxReadings = 512
+
+func (r *readings) json(text []byte) ([]byte, error) {
+	key := sha256.Sum256(text)
+	r.mu.Lock()
+	pod, known := r.pods[key]
+	r.mu.Unlock()
+	if known {
+		return pod, nil
+	}
+	pod, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		return nil, fmt.Errorf("what it writes is not YAML: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pods == nil || len(r.pods) >= maxReadings {
+		r.pods = map[[sha256.Size]byte][]byte{}
+	}
+	r.pods[key] = pod
+	return pod, nil
 }
 
 // UnmarshalJSON reads the text.
@@ -54,7 +87,7 @@ func (t *Template) UnmarshalJSON(from []byte) error {
 	return nil
 }
 
-// render executes the template, and returns the pod that it writes as JSON.
+// render executes the template, and returns the pod that it writes as JSON, which is not to be changed.
 func (t Template) render(d data) ([]byte, error) {
 	parsed, err := t.parsed()
 	if err != nil {
@@ -64,11 +97,7 @@ func (t Template) render(d data) ([]byte, error) {
 	if err := parsed.Execute(&out, d); err != nil {
 		return nil, err
 	}
-	pod, err := yaml.YAMLToJSON(out.Bytes())
-	if err != nil {
-		return nil, fmt.Errorf("what it writes is not YAML: %w", err)
-	}
-	return pod, nil
+	return t.read.json(out.Bytes())
 }
 
 func parse(text string) (*template.Template, error) {

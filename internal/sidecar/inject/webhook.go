@@ -108,7 +108,7 @@ func (w *Webhook) review(request *admission.AdmissionRequest) *admission.Admissi
 	injected, err := Pod(config, Request{Pod: pod, Namespace: request.Namespace, Revision: w.Revision, Native: w.Native(), Compliance: w.Compliance})
 	if err == nil {
 		var patch []byte
-		if patch, err = difference(request.Object.Raw, injected); err == nil {
+		if patch, err = difference(pod, injected); err == nil {
 			w.results.WithLabelValues("injected").Inc()
 			w.injected.Inc()
 			kind := admission.PatchTypeJSONPatch
@@ -127,21 +127,17 @@ func told(warnings []string) []string {
 	return warnings
 }
 
-func difference(before []byte, pod *corev1.Pod) ([]byte, error) {
-	after, err := json.Marshal(pod)
+// difference is the JSON patch from a pod to another. Both are written by Go's type: what that adds to an empty pod is no change.
+func difference(before, after *corev1.Pod) ([]byte, error) {
+	was, err := json.Marshal(before)
 	if err != nil {
 		return nil, err
 	}
-	// What Go's type adds to an empty pod is no change: compare with the pod read and written the same way.
-	read := &corev1.Pod{}
-	if err := json.Unmarshal(before, read); err != nil {
-		return nil, err
-	}
-	written, err := json.Marshal(read)
+	is, err := json.Marshal(after)
 	if err != nil {
 		return nil, err
 	}
-	operations, err := jsonpatch.CreatePatch(written, after)
+	operations, err := jsonpatch.CreatePatch(was, is)
 	if err != nil {
 		return nil, err
 	}
