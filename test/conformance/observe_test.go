@@ -198,6 +198,7 @@ func telemetryFeatures(t *testing.T, c *collector) []feature {
 	toV1 := "---\n" + forMesh("http: [{route: [{destination: {host: reviews, subset: v1}}]}]")
 	const file, all = "/run/logs/file", "accessLogging: [{providers: [{name: file}]}]"
 	object := func(spec string) string { return telemetryObject("default", spec) + toV1 }
+	const oldTracing = "defaultConfig: {tracing: {sampling: 100, zipkin: {address: collector.default.svc.cluster.local:9411}}}}"
 	return []feature{
 		{name: "MeshConfig accessLogFile in JSON", proves: "MeshConfig.accessLogFile MeshConfig.accessLogEncoding", with: observed("accessLogFile: /run/logs/mesh, accessLogEncoding: JSON, ") + toV1, without: observed("accessLogFile: /run/logs/mesh, ") + toV1,
 			check: logs(client, "/run/logs/mesh", `"path":"/logged"`, `"response_code":200`)},
@@ -216,6 +217,7 @@ func telemetryFeatures(t *testing.T, c *collector) []feature {
 		{name: "Telemetry tracing by OpenTelemetry", proves: "Telemetry.tracing.providers.name Telemetry.tracing.randomSamplingPercentage", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}"), without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 0}]}"),
 			check: both(told("/span", "span reviews.default.svc.cluster.local:80/*", "upstream_cluster=outbound|80|v1|", "service.name=client.default", "istio.canonical_service=client", "istio.namespace=default"), told("/span", "span", "upstream_cluster=inbound|8080||", "service.name=reviews.default"))},
 		{name: "Telemetry tracing by Zipkin", proves: "Telemetry.tracing.providers.name", with: object("{tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 100}]}"), without: object("{tracing: [{providers: [{name: lost}], randomSamplingPercentage: 100}]}"), check: told("/zipkin", "zipkin reviews.default.svc.cluster.local:80/*", "client.default")},
+		{name: "MeshConfig enableTracing", proves: "MeshConfig.enableTracing", with: meshConfig("{enableTracing: true, "+oldTracing) + toV1, without: meshConfig("{enableTracing: false, "+oldTracing) + toV1, check: told("/old", "zipkin reviews.default.svc.cluster.local")},
 		{name: "Telemetry tracing customTags", proves: "Telemetry.tracing.customTags", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100, customTags: {colour: {literal: {value: blue}}, who: {header: {name: x-who}}, where: {environment: {name: POD_NAMESPACE}}, how: {formatter: {value: '%PROTOCOL%'}}}}]}"),
 			without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}"), check: told("/tags", "colour=blue", "who=jason", "where=default", "how=HTTP/1.1")},
 		{name: "Telemetry tracing enableIstioTags", proves: "Telemetry.tracing.enableIstioTags", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100, enableIstioTags: true}]}"), without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100, enableIstioTags: false}]}"), check: told("/own", "istio.canonical_revision=latest")},

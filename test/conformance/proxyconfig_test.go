@@ -120,6 +120,17 @@ func TestProxyConfig(t *testing.T) {
 			return orErr(err, expect(!strings.Contains(patch, "FROM_OBJECT"), "the object is gone, and the patch is %s", patch))
 		})
 	})
+	injects := func(want string) func(*mesh) error {
+		return func(m *mesh) error {
+			patch, err := m.review("web")
+			return orErr(err, expect(strings.Contains(patch, want), "the patch is %s", patch))
+		}
+	}
+	m.base = meshConfig("{}")
+	m.prove(t, []feature{
+		{name: "MeshConfig defaultConfig", proves: "MeshConfig.defaultConfig", with: meshConfig("{defaultConfig: {concurrency: 5}}"), without: meshConfig("{}"), check: injects(`"--concurrency","5"`)},
+		{name: "MeshConfig enablePrometheusMerge", proves: "MeshConfig.enablePrometheusMerge", with: meshConfig("{}"), without: meshConfig("{enablePrometheusMerge: false}"), check: injects("/stats/prometheus")},
+	})
 	t.Run("EnvoyFilter BOOTSTRAP", func(t *testing.T) {
 		m.kube.Apply(t, envoyFilter("workloadSelector: {labels: {app: patched}}\nconfigPatches: [{applyTo: BOOTSTRAP, patch: {operation: MERGE, value: {stats_flush_interval: 17s, node: {metadata: {added: true}}}}}]"))
 		for name, want := range map[string]bool{"patched": true, "unasked": false} {

@@ -236,9 +236,12 @@ func TestSidecar(t *testing.T) {
 	m := startPods(t)
 	m.base = meshConfig("{}") + "---\n" + withPolicy("")
 	m.prove(t, sidecarFeatures)
-	for _, p := range policies(t, m) {
+	rules := policies(t, m)
+	for _, p := range rules {
 		m.prove(t, p.features())
 	}
+	m.prove(t, byPolicy(rules))
+	m.prove(t, meshConfigs(m))
 	m.prove(t, destinationRules(t, m))
 	m.prove(t, serviceEntries(t, m))
 	m.prove(t, workloads(t, m))

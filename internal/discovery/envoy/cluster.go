@@ -104,6 +104,9 @@ func withServices(s *structpb.Struct, o *mesh.Outbound) *structpb.Struct {
 func discover(c *cluster.Cluster, config *mesh.Config, o *mesh.Outbound, known func() *endpoint.ClusterLoadAssignment) bool {
 	kind, service := cluster.Cluster_EDS, o.Service
 	switch {
+	case service.Resolution == mesh.DynamicDNS:
+		findByName(c, config)
+		return true
 	case service.Resolution == mesh.DNS:
 		kind = cluster.Cluster_STRICT_DNS
 	case service.Resolution == mesh.DNSRoundRobin:
@@ -195,5 +198,9 @@ func fixedClusters(config *mesh.Config) []*Resource {
 	blackHole := &cluster.Cluster{
 		Name: BlackHoleCluster, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_STATIC}, ConnectTimeout: millis(config.ConnectTimeoutMillis),
 	}
-	return []*Resource{NewResource(PassthroughCluster, passthrough), NewResource(BlackHoleCluster, blackHole)}
+	out := []*Resource{NewResource(PassthroughCluster, passthrough), NewResource(BlackHoleCluster, blackHole)}
+	if config.ResolveOutside {
+		out = append(out, anyByName(config))
+	}
+	return out
 }

@@ -13,7 +13,7 @@ import (
 
 // loadAssignments makes the endpoints of a host's clusters, one resource a cluster.
 func loadAssignments(config *mesh.Config, o *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
-	if o == nil || o.Service == nil || o.Service.Resolution == mesh.DNS || o.Service.Resolution == mesh.DNSRoundRobin || passesThrough(o) {
+	if o == nil || o.Service == nil || o.Service.Resolution.ByProxy() || passesThrough(o) {
 		return nil
 	}
 	var out []*Resource

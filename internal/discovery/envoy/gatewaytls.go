@@ -98,7 +98,7 @@ func (b *chainBuilder) passThrough(server mesh.GatewayServer) {
 					}
 				}
 			}
-			b.add(names, &listener.FilterChain{Filters: append(tcpGuards(b.Config, b.Guard), tcpToAny(b.Config, withPorts(rule.Destinations, server.Port, b.Lookup), b.Lookup))})
+			b.add(names, &listener.FilterChain{Filters: append(tcpGuards(b.Config, b.Guard), tcpToAny(b.Config, withPorts(rule.Destinations, server.Port, b.Lookup), b.Lookup)...)})
 		}
 	}
 }
@@ -129,7 +129,7 @@ func (b *chainBuilder) tcp(server mesh.GatewayServer) {
 			if !ruleIsFor(rule, server) {
 				continue
 			}
-			chain := &listener.FilterChain{Filters: append(tcpGuards(b.Config, b.Guard), tcpToAny(b.Config, withPorts(rule.Destinations, server.Port, b.Lookup), b.Lookup))}
+			chain := &listener.FilterChain{Filters: append(tcpGuards(b.Config, b.Guard), tcpToAny(b.Config, withPorts(rule.Destinations, server.Port, b.Lookup), b.Lookup)...)}
 			names := []string{"*"}
 			if server.TLS != nil {
 				chain.TransportSocket, names = downstreamTLS(b.Config, server.TLS, false), serverHosts(server)

@@ -116,7 +116,7 @@ func addressed(config *mesh.Config, o *mesh.Outbound, port mesh.Port, lookup Loo
 // l4Chains are the filter chains of a port by the TLS or TCP rules of its VirtualService, or one chain to its cluster. Of TCP rules
 // the first that asks for no addresses takes all; without such a one the port's own cluster does.
 func l4Chains(config *mesh.Config, o *mesh.Outbound, port mesh.Port, isTLS bool, lookup Lookup) []*listener.FilterChain {
-	plain := &listener.FilterChain{Filters: []*listener.Filter{tcpToAny(config, []mesh.Destination{{Host: o.Host, Port: port.Number}}, lookup)}}
+	plain := &listener.FilterChain{Filters: tcpToAny(config, []mesh.Destination{{Host: o.Host, Port: port.Number}}, lookup)}
 	if o.Routes == nil {
 		return []*listener.FilterChain{plain}
 	}
@@ -130,7 +130,7 @@ func l4Chains(config *mesh.Config, o *mesh.Outbound, port mesh.Port, isTLS bool,
 		if len(rule.Destinations) == 0 || len(rule.Ports) > 0 && rule.Ports[0] != port.Number || len(rule.Gateways) > 0 && !slices.Contains(rule.Gateways, "mesh") {
 			continue
 		}
-		chain := &listener.FilterChain{Filters: []*listener.Filter{tcpToAny(config, withPorts(rule.Destinations, port.Number, lookup), lookup)}}
+		chain := &listener.FilterChain{Filters: tcpToAny(config, withPorts(rule.Destinations, port.Number, lookup), lookup)}
 		if isTLS {
 			chain.FilterChainMatch = serverNames(rule.SNIHosts)
 		}

@@ -167,10 +167,10 @@ func subsetNamed(o *mesh.Outbound, name string) (mesh.Subset, bool) {
 }
 
 // cluster is nil where the rule asks for TLS with certificates that a gRPC application does not have: better no connection than one in
-// plain text.
+// plain text. And gRPC looks up no host but the one that it was given.
 func (p Proxyless) cluster(name string, o *mesh.Outbound, port mesh.Port, named string) *Resource {
 	subset, known := subsetNamed(o, named)
-	if !known {
+	if !known || o.Service.Resolution == mesh.DynamicDNS {
 		return nil
 	}
 	policy := policyFor(p.Config, o.Rule, port.Number, subset)
@@ -222,7 +222,7 @@ func allMutual(assigned *endpoint.ClusterLoadAssignment) bool {
 
 func (p Proxyless) endpoints(name string, o *mesh.Outbound, port mesh.Port, named string) *Resource {
 	subset, known := subsetNamed(o, named)
-	if !known {
+	if !known || o.Service.Resolution == mesh.DynamicDNS {
 		return nil
 	}
 	policy := policyFor(p.Config, o.Rule, port.Number, subset)

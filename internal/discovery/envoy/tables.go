@@ -167,7 +167,7 @@ func (o *Outbound) publishTables(touched map[string]bool, whole, changes map[str
 			tables[table] = WholeTable(table, []*Resource{whole[table]})
 		case claimed:
 			fallback := tableResource(table, catchAll(o.config))
-			for _, other := range []string{"allow_any", "block_all"} {
+			for _, other := range catchAlls {
 				if name := table + "/" + other; name != fallback.Name {
 					changes[name] = nil
 				}
@@ -176,7 +176,9 @@ func (o *Outbound) publishTables(touched map[string]bool, whole, changes map[str
 			tables[table] = vhdsTable(table)
 		default:
 			tables[table] = nil
-			changes[table+"/allow_any"], changes[table+"/block_all"] = nil, nil
+			for _, name := range catchAlls {
+				changes[table+"/"+name] = nil
+			}
 		}
 	}
 	o.virtualHosts = o.virtualHosts.next(changes, o.under.virtualHosts)

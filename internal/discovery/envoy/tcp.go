@@ -41,7 +41,7 @@ func logged(s side, proxy *tcp.TcpProxy) *tcp.TcpProxy {
 }
 
 // tcpToAny proxies connections to destinations by weight. What their rules say of connections is taken from the first one's.
-func tcpToAny(config *mesh.Config, destinations []mesh.Destination, lookup Lookup) *listener.Filter {
+func tcpToAny(config *mesh.Config, destinations []mesh.Destination, lookup Lookup) []*listener.Filter {
 	first := destinations[0]
 	proxy := &tcp.TcpProxy{StatPrefix: clusterOf(first), ClusterSpecifier: &tcp.TcpProxy_Cluster{Cluster: clusterOf(first)}}
 	logged(outboundSide(config, lookup.Flavour), proxy)
@@ -61,7 +61,7 @@ func tcpToAny(config *mesh.Config, destinations []mesh.Destination, lookup Looku
 		proxy.HashPolicy = []*typev3.HashPolicy{{PolicySpecifier: &typev3.HashPolicy_SourceIp_{SourceIp: &typev3.HashPolicy_SourceIp{}}}}
 	}
 	proxy.TunnelingConfig = tunnel(policy.GetTunnel())
-	return tcpFilter(proxy)
+	return append(findServer(config, destinations, lookup), tcpFilter(proxy))
 }
 
 // tunnel carries connections through an HTTP proxy to the host that the rule names.

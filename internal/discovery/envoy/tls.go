@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"strings"
+
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	proxyprotocol "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/proxy_protocol/v3"
@@ -74,7 +76,8 @@ func meshContext(config *mesh.Config, o *mesh.Outbound, port mesh.Port, subset m
 	}
 }
 
-// peerSANs match the identities that a service's endpoints have; while nobody is known, anybody of the mesh.
+// peerSANs match the identities that a service's endpoints have, by whichever name of the trust domain; while nobody is known, anybody of
+// the mesh.
 func peerSANs(config *mesh.Config, service *mesh.Service) []*tls.SubjectAltNameMatcher {
 	if len(service.Accounts) == 0 {
 		return trustDomainSANs(config)
@@ -82,6 +85,12 @@ func peerSANs(config *mesh.Config, service *mesh.Service) []*tls.SubjectAltNameM
 	var out []*tls.SubjectAltNameMatcher
 	for _, account := range service.Accounts {
 		out = append(out, &tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_URI, Matcher: exact(account)})
+		workload, ours := strings.CutPrefix(account, "spiffe://"+config.TrustDomain+"/")
+		for _, domain := range config.TrustAliases {
+			if ours && domain != config.TrustDomain {
+				out = append(out, &tls.SubjectAltNameMatcher{SanType: tls.SubjectAltNameMatcher_URI, Matcher: exact("spiffe://" + domain + "/" + workload)})
+			}
+		}
 	}
 	return out
 }

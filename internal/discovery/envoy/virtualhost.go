@@ -84,16 +84,22 @@ func virtualHost(o *mesh.Outbound, port mesh.Port, domains []string, c routeCont
 	return out
 }
 
+// catchAlls are the names that catchAll's may have.
+var catchAlls = []string{"allow_any", "allow_any_dynamic_dns", "block_all"}
+
 // catchAll takes what no virtual host does: it goes where the caller meant, or nowhere.
 func catchAll(config *mesh.Config) *route.VirtualHost {
-	target := outside(config)
+	name, target := "allow_any", outside(config)
 	if target == BlackHoleCluster {
 		return &route.VirtualHost{Name: "block_all", Domains: []string{"*"}, Routes: []*route.Route{{
 			Name: "block_all", Match: routeMatch(nil), Action: &route.Route_DirectResponse{DirectResponse: &route.DirectResponseAction{Status: 502}},
 		}}}
 	}
-	return &route.VirtualHost{Name: "allow_any", Domains: []string{"*"}, Routes: []*route.Route{{
-		Name: "allow_any", Match: routeMatch(nil), Action: &route.Route_Route{Route: &route.RouteAction{
+	if target == PassthroughCluster && config.ResolveOutside {
+		name, target = "allow_any_dynamic_dns", AllowAnyDynamicDNSCluster
+	}
+	return &route.VirtualHost{Name: name, Domains: []string{"*"}, Routes: []*route.Route{{
+		Name: name, Match: routeMatch(nil), Action: &route.Route_Route{Route: &route.RouteAction{
 			ClusterSpecifier: &route.RouteAction_Cluster{Cluster: target}, Timeout: durationpb.New(0),
 			MaxGrpcTimeout: durationpb.New(0),
 		}},

@@ -113,6 +113,10 @@ type Config struct {
 	TrustAliases  []string
 	Domain        string // cluster.local
 	AllowAny      bool   // outboundTrafficPolicy
+	// ResolveOutside looks requests' hosts up that are in no registry, in the place of going where the caller meant; with OutsideTLS, if
+	// that is not nil.
+	ResolveOutside bool
+	OutsideTLS     *networking.ClientTLSSettings
 	// EgressProxy is where calls of hosts in no registry go, if its host is not empty.
 	EgressProxy Destination
 	AutoMTLS    bool

@@ -40,9 +40,14 @@ const (
 	DNS
 	// DNSRoundRobin is DNS with one address at a time.
 	DNSRoundRobin
+	// DynamicDNS is whatever host is called, found by the proxy.
+	DynamicDNS
 	// Passthrough goes where the caller meant to go.
 	Passthrough
 )
+
+// ByProxy says that proxies ask DNS themselves.
+func (r Resolution) ByProxy() bool { return r == DNS || r == DNSRoundRobin || r == DynamicDNS }
 
 // Port is one port of a service.
 type Port struct {

@@ -51,9 +51,7 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 		if _, err := selectors(api); err != nil {
 			r.refuse("data.mesh.discoverySelectors", "%v; all namespaces are read", err)
 		}
-		if api.GetOutboundTrafficPolicy().GetMode() == meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS {
-			r.warn("data.mesh.outboundTrafficPolicy.mode", ReasonUnsupported, "ALLOW_ANY_DYNAMIC_DNS is not carried out, and means ALLOW_ANY: calls go where the caller's own DNS led them")
-		}
+		readOutside(config, api.OutboundTrafficPolicy, r)
 		config.Observers, file = observers(api)
 		if config.Traffic != nil {
 			config.Traffic = sound(config.Traffic, "data.mesh.defaultTrafficPolicy", r)
@@ -95,7 +93,7 @@ func (s *step) allStale() {
 
 // unfollowed are the fields that change nothing here.
 var unfollowed = []protoreflect.Name{"proxy_listen_port", "proxy_inbound_listen_port", "proxy_http_port", "hbone_idle_timeout", "enable_envoy_access_log_service",
-	"disable_envoy_listener_log", "config_sources", "certificates", "service_settings", "service_scope_configs", "verify_certificate_at_client", "ca", "service_entry_visibility"}
+	"disable_envoy_listener_log", "config_sources", "certificates", "service_settings", "service_scope_configs", "verify_certificate_at_client", "ca", "service_entry_visibility", "ca_certificates"}
 
 // notFollowed tells of settings that have no effect.
 func notFollowed(api *meshapi.MeshConfig, r *report) {
@@ -147,6 +145,26 @@ func selectors(api *meshapi.MeshConfig) ([]labels.Selector, error) {
 	return out, nil
 }
 
+// readOutside reads what happens to calls of hosts in no registry.
+func readOutside(config *mesh.Config, policy *meshapi.MeshConfig_OutboundTrafficPolicy, r *report) {
+	if policy == nil {
+		return
+	}
+	const field = "data.mesh.outboundTrafficPolicy.tls"
+	config.AllowAny = policy.Mode != meshapi.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
+	config.ResolveOutside = policy.Mode == meshapi.MeshConfig_OutboundTrafficPolicy_ALLOW_ANY_DYNAMIC_DNS
+	switch {
+	case policy.Tls == nil:
+	case !config.ResolveOutside:
+		r.warn(field, ReasonUnsupported, "has an effect with mode ALLOW_ANY_DYNAMIC_DNS only")
+	case policy.Tls.Mode == networking.ClientTLSSettings_ISTIO_MUTUAL:
+		r.refuse(field+".mode", "ISTIO_MUTUAL is for workloads of the mesh; use SIMPLE or MUTUAL")
+	default:
+		checkClientTLS(policy.Tls, field, r)
+		config.OutsideTLS = sound(policy.Tls, field, r)
+	}
+}
+
 var ingressModes = map[meshapi.MeshConfig_IngressControllerMode]mesh.IngressMode{
 	meshapi.MeshConfig_DEFAULT: mesh.IngressDefault, meshapi.MeshConfig_OFF: mesh.IngressOff,
 }
@@ -163,9 +181,6 @@ func readConfig(config *mesh.Config, api *meshapi.MeshConfig) {
 	config.TrustAliases = api.TrustDomainAliases
 	if api.RootNamespace != "" {
 		config.RootNamespace = api.RootNamespace
-	}
-	if policy := api.OutboundTrafficPolicy; policy != nil {
-		config.AllowAny = policy.Mode != meshapi.MeshConfig_OutboundTrafficPolicy_REGISTRY_ONLY
 	}
 	if api.EnableAutoMtls != nil {
 		config.AutoMTLS = api.EnableAutoMtls.Value

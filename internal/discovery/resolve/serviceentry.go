@@ -114,10 +114,9 @@ func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh
 	case api.ServiceEntry_DNS_ROUND_ROBIN:
 		out.Resolution = mesh.DNSRoundRobin
 	case api.ServiceEntry_DYNAMIC_DNS:
-		out.Resolution = mesh.Passthrough
-		if strings.HasPrefix(host, "*") {
-			r.warn("spec.resolution", ReasonUnsupported, "DYNAMIC_DNS is not carried out: calls of %s go where the caller's own DNS led them, as with NONE", host)
-		} else {
+		out.Resolution = mesh.DynamicDNS
+		if !strings.HasPrefix(host, "*") {
+			out.Resolution = mesh.Passthrough
 			r.refuse("spec.resolution", "DYNAMIC_DNS is for wildcard hosts, and %s is none; use DNS", host)
 		}
 	default:
@@ -135,12 +134,28 @@ func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh
 			r.refuse(fmt.Sprintf("spec.ports[%d]", i), "number and targetPort must be between 1 and 65535")
 			continue
 		}
+		if out.Resolution == mesh.DynamicDNS && !named(port, protocol, fmt.Sprintf("spec.ports[%d]", i), r) {
+			continue
+		}
 		if protocol == mesh.UDP || slices.ContainsFunc(out.Ports, func(p mesh.Port) bool { return p.Number == port.Number }) {
 			continue
 		}
 		out.Ports = append(out.Ports, mesh.Port{Number: port.Number, Name: port.Name, Protocol: protocol, TargetPort: port.TargetPort})
 	}
 	return out
+}
+
+// named says whether what comes to a port says which host it is for, as DYNAMIC_DNS needs.
+func named(port *api.ServicePort, protocol mesh.Protocol, field string, r *report) bool {
+	isTLS := protocol == mesh.HTTPS || protocol == mesh.TLS
+	switch {
+	case !isTLS && !protocol.IsHTTP():
+		r.refuse(field+".protocol", "DYNAMIC_DNS needs connections that say which host they are for; use HTTP, HTTP2, GRPC, HTTPS or TLS, or resolution NONE")
+		return false
+	case !isTLS && port.TargetPort != 0 && port.TargetPort != port.Number:
+		r.warn(field+".targetPort", ReasonUnsupported, "has no effect with DYNAMIC_DNS: requests go to the port that their host names, or else to 80, or to 443 where a DestinationRule originates TLS")
+	}
+	return true
 }
 
 func (s *step) entryEndpoints(host string, object *networking.ServiceEntry, r *report) *mesh.Endpoints {

@@ -277,7 +277,7 @@ func (s *Scope) outbound(w *world.World, host string) *mesh.Outbound {
 		out.Proxies = s.proxiesFor(service.Namespace, host)
 		out.Domains = s.domains(w, service)
 		out.Rule = w.Rule(host, s.Namespace, service.Namespace, s.selects)
-		out.MTLS = w.Config.AutoMTLS && !service.External && service.Resolution != mesh.Passthrough &&
+		out.MTLS = w.Config.AutoMTLS && !service.External && service.Resolution != mesh.Passthrough && service.Resolution != mesh.DynamicDNS &&
 			w.MTLSMode(service.Namespace, nil, 0) != mesh.Disable
 	} else {
 		out.Proxies = s.proxiesFor(routes.Namespace, host)

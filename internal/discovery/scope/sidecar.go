@@ -16,7 +16,7 @@ func (s *Scope) configure(w *world.World) *mesh.Config {
 	}
 	out := *config
 	out.Of = w.Config
-	out.AllowAny, out.EgressProxy = s.Sidecar.Policy.AllowAny, s.Sidecar.Policy.Proxy
+	out.AllowAny, out.EgressProxy, out.ResolveOutside = s.Sidecar.Policy.AllowAny, s.Sidecar.Policy.Proxy, false
 	return &out
 }
 
