@@ -5,7 +5,6 @@ import (
 	"log/slog"
 
 	"github.com/slipway-mesh/slipway/internal/discovery"
-	"github.com/slipway-mesh/slipway/internal/discovery/envoy"
 	"github.com/slipway-mesh/slipway/internal/discovery/xds"
 	"github.com/slipway-mesh/slipway/internal/identity/ca"
 )
@@ -28,7 +27,7 @@ func (p *plane) rootsReport() discovery.RootsReport {
 func (p *plane) tellRoots(ctx context.Context) {
 	for {
 		authority, changed := p.authority.Watch()
-		p.engine.Server.SetRoots(envoy.Roots(authority.Roots()))
+		p.engine.Server.SetRoots(authority.Roots())
 		select {
 		case <-ctx.Done():
 			return
@@ -40,7 +39,7 @@ func (p *plane) tellRoots(ctx context.Context) {
 // rootsFollowed asks all replicas, those of other revisions too, since all have one authority. Proxies that do not ask for roots learn of
 // them with their next certificate, and nobody knows when that was.
 func (p *plane) rootsFollowed(ctx context.Context, authority *ca.Authority) bool {
-	version := envoy.Roots(authority.Roots()).Version
+	version := p.engine.Server.RootsWith(authority.Roots()).Version
 	reports := []xds.RootsReport{p.engine.Server.RootsReport()}
 	for _, peer := range p.engine.State().Replicas() {
 		if peer.Name == p.reporter.Instance {

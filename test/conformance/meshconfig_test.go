@@ -2,6 +2,8 @@ package conformance
 
 import (
 	"net/http"
+
+	"github.com/slipway-mesh/slipway/test/nettest"
 )
 
 const reviewsCluster = "outbound|80||reviews.default.svc.cluster.local"
@@ -40,9 +42,21 @@ func meshConfigs(m *mesh) []feature {
 		"endpoints: [{addresses: [" + m.pods.outside.Address + "], conditions: {ready: true}}]\n"
 	const strictElsewhere = "---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: case, namespace: other}\nspec: {mtls: {mode: STRICT}}\n"
 	const nobody = "---\napiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {name: reviews}\nspec: {host: reviews, trafficPolicy: {tls: {mode: SIMPLE, sni: nobody.test}}}\n"
+	visible := func(to string) string {
+		return meshConfig("{outboundTrafficPolicy: {mode: REGISTRY_ONLY}, serviceEntryVisibility: {applyToSidecars: true, policies: [{visibility: "+to+", matchingRules: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: default}}}]}]}}") +
+			"---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: case}\nspec: {hosts: [direct.test], resolution: NONE, ports: [{number: 8080, name: http, protocol: HTTP}]}\n"
+	}
+	toEntry := func(p *nettest.Pod, want bool) func(*mesh) error {
+		return func(m *mesh) error {
+			response, got, err := m.from(p, m.pods.outside.Address+":8080", "direct.test:8080", "/")
+			return orErr(err, expect((got.Version == "outside") == want, "%s is answered %s by %q", p.Name, response.Status, got.Version))
+		}
+	}
 	deny := authorization("{action: DENY, rules: [{from: [{source: {principals: [new.test/ns/default/sa/client]}}]}]}")
 	return []feature{
 		{name: "protocolDetectionTimeout", proves: "MeshConfig.protocolDetectionTimeout", with: meshConfig("{protocolDetectionTimeout: 0.3s}") + greeter, without: meshConfig("{protocolDetectionTimeout: 20s}") + greeter, check: spoken("outside", "10.0.0.79:80", "")},
+		{name: "serviceEntryVisibility NONE", proves: "MeshConfig.serviceEntryVisibility", with: visible("NONE"), without: visible("PUBLIC"), check: toEntry(m.pods.client, false)},
+		{name: "serviceEntryVisibility NAMESPACE", proves: "MeshConfig.serviceEntryVisibility", with: visible("NAMESPACE"), without: visible("NONE"), check: toEntry(m.pods.client, true)},
 		{name: "rootNamespace", proves: "MeshConfig.rootNamespace", with: meshConfig("{rootNamespace: other}") + strictElsewhere, without: meshConfig("{}") + strictElsewhere, check: both(bypass("8080"), answered(200))},
 		{name: "defaultDestinationRuleExportTo", proves: "MeshConfig.defaultDestinationRuleExportTo", with: meshConfig("{defaultDestinationRuleExportTo: [\".\"]}") + nobody, without: meshConfig("{}") + nobody, check: both(answered(http.StatusServiceUnavailable), otherGets(http.StatusOK))},
 		{name: "defaultHttpRetryPolicy", proves: "MeshConfig.defaultHttpRetryPolicy", with: meshConfig("{defaultHttpRetryPolicy: {attempts: 0}}"), without: meshConfig("{}"), check: func(m *mesh) error {
@@ -69,7 +83,7 @@ func ingressSettings() []feature {
 		return "---\n" + ingress("{"+class+"defaultBackend: {service: {name: shop, port: {number: 82}}}}")
 	}
 	setting := func(field, with, without, object string, check func(*mesh) error) feature {
-		selected := func(more string) string { return meshConfig("{" + more + "}") + object }
+		selected := func(more string) string { return meshConfig("{"+more+"}") + object }
 		return feature{name: "MeshConfig " + field, proves: "MeshConfig." + field, with: selected(with), without: selected(without), check: check}
 	}
 	const ours = "ingressSelector: conformance"

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	accesslog "github.com/envoyproxy/go-control-plane/envoy/service/accesslog/v3"
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	logs "go.opentelemetry.io/proto/otlp/logs/v1"
 	traces "go.opentelemetry.io/proto/otlp/trace/v1"
@@ -53,9 +54,12 @@ func (c *collector) forget() {
 	c.lines = nil
 }
 
-// otlp takes what comes by OTLP: an export is, on the wire, what the data types are.
-func (c *collector) otlp(_ any, stream grpc.ServerStream) error {
+// take keeps what comes by OTLP, where an export is, on the wire, what the data types are, and by Envoy's own access log service.
+func (c *collector) take(_ any, stream grpc.ServerStream) error {
 	method, _ := grpc.MethodFromServerStream(stream)
+	if strings.Contains(method, "AccessLogService") {
+		return c.accessLogs(stream)
+	}
 	if strings.Contains(method, "LogsService") {
 		data := &logs.LogsData{}
 		if err := stream.RecvMsg(data); err != nil {
@@ -84,6 +88,25 @@ func (c *collector) otlp(_ any, stream grpc.ServerStream) error {
 	return stream.SendMsg(&emptypb.Empty{})
 }
 
+func (c *collector) accessLogs(stream grpc.ServerStream) error {
+	name := ""
+	for {
+		data := &accesslog.StreamAccessLogsMessage{}
+		if err := stream.RecvMsg(data); err != nil {
+			return err
+		}
+		if id := data.GetIdentifier(); id != nil { // on the first message only
+			name = id.LogName
+		}
+		for _, entry := range data.GetHttpLogs().GetLogEntry() {
+			c.add(fmt.Sprintf("als %s %s %d %s", name, entry.GetRequest().GetPath(), entry.GetResponse().GetResponseCode().GetValue(), entry.GetRequest().GetRequestHeaders()["x-who"]))
+		}
+		for _, entry := range data.GetTcpLogs().GetLogEntry() {
+			c.add(fmt.Sprintf("als %s %s", name, entry.GetCommonProperties().GetUpstreamCluster()))
+		}
+	}
+}
+
 func attributes(list []*common.KeyValue) string {
 	var out strings.Builder
 	for _, a := range list {
@@ -92,11 +115,11 @@ func attributes(list []*common.KeyValue) string {
 	return out.String()
 }
 
-// collect runs a collector in a pod: OTLP on 4317, Zipkin on 9411.
+// collect runs a collector in a pod: OTLP and ALS on 4317, Zipkin on 9411.
 func collect(t *testing.T, p *nettest.Pod) *collector {
 	t.Helper()
 	c := &collector{}
-	server := grpc.NewServer(grpc.UnknownServiceHandler(c.otlp))
+	server := grpc.NewServer(grpc.UnknownServiceHandler(c.take))
 	listener := p.Listen(t, "0.0.0.0:4317")
 	go func() { _ = server.Serve(listener) }()
 	t.Cleanup(server.Stop)
@@ -133,6 +156,7 @@ func observed(more string) string {
 	return meshConfig("{" + more + "extensionProviders: [{name: file, envoyFileAccessLog: {path: /run/logs/file, logFormat: {labels: {code: \"%RESPONSE_CODE%\", to: \"%UPSTREAM_CLUSTER_RAW%\"}}}}, " +
 		"{name: otel-logs, envoyOtelAls: {service: collector.default.svc.cluster.local, port: 4317, logFormat: {text: \"called %REQ(:PATH)%\", labels: {code: \"%RESPONSE_CODE%\"}}}}, " +
 		"{name: otel, opentelemetry: {service: collector.default.svc.cluster.local, port: 4317}}, {name: zipkin, zipkin: {service: default/collector.default.svc.cluster.local, port: 9411}}, " +
+		"{name: http-als, envoyHttpAls: {service: collector.default.svc.cluster.local, port: 4317, logName: mine, additionalRequestHeadersToLog: [x-who]}}, {name: tcp-als, envoyTcpAls: {service: collector.default.svc.cluster.local, port: 4317}}, " +
 		"{name: lost, opentelemetry: {service: nowhere.test, port: 4317}}]}")
 }
 
@@ -198,6 +222,7 @@ func telemetryFeatures(t *testing.T, c *collector) []feature {
 	toV1 := "---\n" + forMesh("http: [{route: [{destination: {host: reviews, subset: v1}}]}]")
 	const file, all = "/run/logs/file", "accessLogging: [{providers: [{name: file}]}]"
 	object := func(spec string) string { return telemetryObject("default", spec) + toV1 }
+	const oldLogs = "defaultConfig: {envoyAccessLogService: {address: collector.default.svc.cluster.local:4317}}}"
 	const oldTracing = "defaultConfig: {tracing: {sampling: 100, zipkin: {address: collector.default.svc.cluster.local:9411}}}}"
 	return []feature{
 		{name: "MeshConfig accessLogFile in JSON", proves: "MeshConfig.accessLogFile MeshConfig.accessLogEncoding", with: observed("accessLogFile: /run/logs/mesh, accessLogEncoding: JSON, ") + toV1, without: observed("accessLogFile: /run/logs/mesh, ") + toV1,
@@ -213,6 +238,16 @@ func telemetryFeatures(t *testing.T, c *collector) []feature {
 		{name: "Telemetry accessLogging disabled", proves: "Telemetry.accessLogging.disabled", with: telemetryObject("istio-system", "{"+all+"}") + "---\n" + object("{accessLogging: [{disabled: true}]}"), without: telemetryObject("istio-system", "{"+all+"}") + "---\n" + object("{selector: {matchLabels: {app: nobody}}, accessLogging: [{disabled: true}]}"), check: silent(logs(client, file, `"code"`))},
 		{name: "Telemetry accessLogging filter", proves: "Telemetry.accessLogging.filter.expression", with: object("{accessLogging: [{providers: [{name: file}], filter: {expression: 'response.code >= 400'}}]}"), without: object("{accessLogging: [{providers: [{name: file}], filter: {expression: 'response.code >= 200'}}]}"), check: silent(logs(client, file, `"code"`))},
 		{name: "Telemetry accessLogging by OTLP", proves: "MeshConfig.extensionProviders", with: object("{accessLogging: [{providers: [{name: otel-logs}]}]}"), check: told("/otlp", "log called /otlp", "code=200")},
+		{name: "Telemetry accessLogging by ALS", proves: "MeshConfig.extensionProviders", with: object("{accessLogging: [{providers: [{name: http-als}]}]}"), check: told("/als", "als mine /als 200 jason")},
+		{name: "Telemetry accessLogging of connections by ALS", proves: "MeshConfig.extensionProviders", with: object("{accessLogging: [{providers: [{name: tcp-als}]}]}"), check: func(m *mesh) error {
+			c.forget()
+			_, err := m.tcpFrom(m.pods.client, reviewsIP+":9000", "")
+			return orErr(err, within(8*time.Second, func() error {
+				_, ok := c.with("als tcp_envoy_accesslog outbound|9000||reviews.default.svc.cluster.local")
+				return expect(ok, "the collector has nothing of the connection")
+			}))
+		}},
+		{name: "MeshConfig enableEnvoyAccessLogService", proves: "MeshConfig.enableEnvoyAccessLogService", with: meshConfig("{enableEnvoyAccessLogService: true, "+oldLogs) + toV1, without: meshConfig("{enableEnvoyAccessLogService: false, "+oldLogs) + toV1, check: told("/als", "als http_envoy_accesslog /als 200")},
 		{name: "MeshConfig defaultProviders", proves: "MeshConfig.defaultProviders", with: observed("defaultProviders: {accessLogging: [otel-logs]}, ") + toV1, check: told("/default", "log called /default")},
 		{name: "Telemetry tracing by OpenTelemetry", proves: "Telemetry.tracing.providers.name Telemetry.tracing.randomSamplingPercentage", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}"), without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 0}]}"),
 			check: both(told("/span", "span reviews.default.svc.cluster.local:80/*", "upstream_cluster=outbound|80|v1|", "service.name=client.default", "istio.canonical_service=client", "istio.namespace=default"), told("/span", "span", "upstream_cluster=inbound|8080||", "service.name=reviews.default"))},

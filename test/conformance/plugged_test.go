@@ -133,6 +133,22 @@ func (m *mesh) othersCertificates(t *testing.T, root, intermediate *authority) {
 	kubetest.Eventually(t, 10*time.Second, func() error { return shows(mounted, "7003") })
 }
 
+// foreignRoot: a workload with a certificate of an authority that is none of the mesh's is taken where MeshConfig says so.
+func (m *mesh) foreignRoot(t *testing.T, root *authority) feature {
+	foreign, err := newAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := m.pods.network.Pod(t, "foreign")
+	foreign.mount(t, p, &authority{pem: root.pem + foreign.pem}, 0x7010)
+	m.injectWith(t, p, "default", "{app: foreign}", nil)
+	return feature{name: "caCertificates", proves: "MeshConfig.caCertificates", with: meshConfig("{caCertificates: [{pem: " + fmt.Sprintf("%q", foreign.pem) + "}]}"), without: meshConfig("{}"), check: func(m *mesh) error {
+		_, got, err := m.from(p, reviewsIP+":80", "reviews", "/")
+		seen := got.Headers.Get("X-Forwarded-Client-Cert")
+		return orErr(err, expect(strings.Contains(seen, "spiffe://cluster.local/ns/default/sa/foreign"), "the server's proxy saw %q", seen))
+	}}
+}
+
 // issuer is the serial number of the intermediate that has signed a workload's certificate, as a caller sees it.
 func (m *mesh) issuer(from, to *nettest.Pod) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -190,5 +206,7 @@ func TestPluggedAuthority(t *testing.T) {
 		t.Errorf("%d of %d requests are lost, such as %q", len(lost), l.sent, lost[:min(len(lost), 1)])
 	}
 	t.Run("others' certificates", func(t *testing.T) { m.othersCertificates(t, root, first) })
+	m.base = meshConfig("{}")
+	m.prove(t, []feature{m.foreignRoot(t, root)})
 	m.rejections(t)
 }

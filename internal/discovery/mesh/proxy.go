@@ -137,6 +137,8 @@ type Config struct {
 	// MeshTLS is what TLS between workloads keeps to, OtherTLS all other; Compliance goes before both.
 	MeshTLS, OtherTLS *meshapi.MeshConfig_TLSConfig
 	Compliance        compliance.Policy
+	// TrustedRoots are those that workloads trust beside the control plane's, in PEM.
+	TrustedRoots []string
 	// Settings are those of the proxies themselves.
 	Settings *Settings
 	// Of is the mesh's own configuration where this is that of some workloads; see Plain.

@@ -75,6 +75,8 @@ type Observers struct {
 	Providers map[string]*meshapi.MeshConfig_ExtensionProvider
 	// Logs and Tracing name the providers where nobody names others.
 	Logs, Tracing []string
+	// OtherLogs are in the place of Logs where there are none.
+	OtherLogs []string
 	// Trace is how calls are traced where nobody says.
 	Trace Trace
 	// Known says whether a provider's service is there: Envoy would refuse what leads to none.
@@ -82,16 +84,17 @@ type Observers struct {
 }
 
 // Default is what is told where no Telemetry says.
-func (o Observers) Default(file *meshapi.MeshConfig_ExtensionProvider) Watches {
+func (o Observers) Default() Watches {
 	var out Watches
+	logs := o.Logs
+	if len(logs) == 0 {
+		logs = o.OtherLogs
+	}
 	for i := range out {
-		for _, name := range o.Logs {
+		for _, name := range logs {
 			if p := o.provider(name); p != nil {
 				out[i].Logs = append(out[i].Logs, LogTo{Provider: p})
 			}
-		}
-		if len(o.Logs) == 0 && file != nil {
-			out[i].Logs = []LogTo{{Provider: file}}
 		}
 		if len(o.Tracing) > 0 {
 			out[i].Trace = o.trace(o.provider(o.Tracing[0]))

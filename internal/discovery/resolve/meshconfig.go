@@ -10,7 +10,6 @@ import (
 	networking "istio.io/api/networking/v1alpha3"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/yaml"
 
@@ -21,14 +20,8 @@ func defaultConfig(options Options) *mesh.Config {
 	return &mesh.Config{
 		RootNamespace: options.RootNamespace, TrustDomain: "cluster.local", Domain: options.Domain, AllowAny: true, AutoMTLS: true,
 		ConnectTimeoutMillis: 10_000, DNSRefreshMillis: 60_000, IngressService: "istio-ingressgateway",
-		IngressClass: "istio", IngressSelector: "ingressgateway", Observers: noObservers(), Compliance: options.Compliance,
+		IngressClass: "istio", IngressSelector: "ingressgateway", Observers: observers(&meshapi.MeshConfig{}), Compliance: options.Compliance,
 	}
-}
-
-// noObservers are those of a mesh whose configuration says nothing.
-func noObservers() mesh.Observers {
-	out, _ := observers(&meshapi.MeshConfig{})
-	return out
 }
 
 // meshConfig reads the mesh's ConfigMap. One that cannot be read leaves what was read before.
@@ -39,7 +32,7 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 	r := &report{kind: "ConfigMap", namespace: s.options.RootNamespace, name: name}
 	defer s.keepProblems(r)
 	config := defaultConfig(s.options)
-	file := (*meshapi.MeshConfig_ExtensionProvider)(nil)
+	visibility := (*meshapi.ServiceEntryVisibility)(nil)
 	if object != nil {
 		api, err := ReadMeshConfig(object)
 		if err != nil {
@@ -52,7 +45,9 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 			r.refuse("data.mesh.discoverySelectors", "%v; all namespaces are read", err)
 		}
 		readOutside(config, api.OutboundTrafficPolicy, r)
-		config.Observers, file = observers(api)
+		config.TrustedRoots = trustedRoots(config, api, r)
+		config.Observers = observers(api)
+		visibility = api.ServiceEntryVisibility
 		if config.Traffic != nil {
 			config.Traffic = sound(config.Traffic, "data.mesh.defaultTrafficPolicy", r)
 		}
@@ -60,7 +55,8 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 			config.Keepalive = sound(config.Keepalive, "data.mesh.tcpKeepalive", r)
 		}
 	}
-	if reflect.DeepEqual(config, s.base) && reflect.DeepEqual(file, s.logFile) {
+	s.setVisibility(visibility, r)
+	if reflect.DeepEqual(config, s.base) {
 		return
 	}
 	if !reflect.DeepEqual(config.ZoneAware, s.base.ZoneAware) {
@@ -68,7 +64,7 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 		s.countPlaces(nil, config.ZoneAware, nil, 1)
 	}
 	identities := config.TrustDomain != s.base.TrustDomain || config.RootNamespace != s.base.RootNamespace
-	s.base, s.logFile = config, file
+	s.base = config
 	s.dirty.All = true
 	s.watch()
 	s.allIngresses()
@@ -92,8 +88,8 @@ func (s *step) allStale() {
 }
 
 // unfollowed are the fields that change nothing here.
-var unfollowed = []protoreflect.Name{"proxy_listen_port", "proxy_inbound_listen_port", "proxy_http_port", "hbone_idle_timeout", "enable_envoy_access_log_service",
-	"disable_envoy_listener_log", "config_sources", "certificates", "service_settings", "service_scope_configs", "verify_certificate_at_client", "ca", "service_entry_visibility", "ca_certificates"}
+var unfollowed = []protoreflect.Name{"proxy_listen_port", "proxy_inbound_listen_port", "proxy_http_port", "hbone_idle_timeout",
+	"disable_envoy_listener_log", "config_sources", "certificates", "service_settings", "service_scope_configs", "verify_certificate_at_client", "ca"}
 
 // notFollowed tells of settings that have no effect.
 func notFollowed(api *meshapi.MeshConfig, r *report) {
@@ -132,11 +128,7 @@ func DiscoverySelectors(object *corev1.ConfigMap) []labels.Selector {
 func selectors(api *meshapi.MeshConfig) ([]labels.Selector, error) {
 	var out []labels.Selector
 	for _, one := range api.DiscoverySelectors {
-		selector := &metav1.LabelSelector{MatchLabels: one.MatchLabels}
-		for _, e := range one.MatchExpressions {
-			selector.MatchExpressions = append(selector.MatchExpressions, metav1.LabelSelectorRequirement{Key: e.Key, Operator: metav1.LabelSelectorOperator(e.Operator), Values: e.Values})
-		}
-		parsed, err := metav1.LabelSelectorAsSelector(selector)
+		parsed, err := selectorOf(one)
 		if err != nil {
 			return nil, err
 		}

@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/slipway-mesh/slipway/internal/compliance"
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -45,7 +46,6 @@ type State struct {
 	options        Options
 	base           *mesh.Config                             // as MeshConfig says
 	watched        *mesh.Config                             // base as it was when World.Config was made of it
-	logFile        *meshapi.MeshConfig_ExtensionProvider    // where calls are logged where nobody says; nil is nowhere
 	aliased        *iradix.Tree[string]                     // what an ExternalName Service names, by namespace NUL name
 	slices         *iradix.Tree[*discoveryv1.EndpointSlice] // by namespace NUL service NUL name
 	pods           *iradix.Tree[*corev1.Pod]                // by namespace NUL name
@@ -60,6 +60,8 @@ type State struct {
 	roots          *iradix.Tree[rootOf]                     // by a delegate's namespace NUL name NUL its root's
 	ruleHosts      *iradix.Tree[string]                     // host of each DestinationRule, by namespace NUL name
 	problems       *iradix.Tree[[]Problem]                  // by kind NUL namespace NUL name
+	namespaces     *iradix.Tree[labels.Set]                 // by name
+	visibility     *meshapi.ServiceEntryVisibility          // nil where MeshConfig says nothing of it
 }
 
 // Start is a State without objects.
@@ -70,7 +72,7 @@ func Start(options Options) *State {
 		aliased: iradix.New[string](), slices: iradix.New[*discoveryv1.EndpointSlice](), pods: iradix.New[*corev1.Pod](),
 		services: iradix.New[*corev1.Service](), entries: iradix.New[*networking.ServiceEntry](), workloads: iradix.New[*networking.WorkloadEntry](),
 		ingresses: iradix.New[*networkingv1.Ingress](), hostsOfIngress: iradix.New[[]string](), ingressClasses: iradix.New[string](),
-		virtual: iradix.New[*mesh.VirtualService](), routes: iradix.New[*networking.VirtualService](), roots: iradix.New[rootOf](), ruleHosts: iradix.New[string](), problems: iradix.New[[]Problem](),
+		virtual: iradix.New[*mesh.VirtualService](), routes: iradix.New[*networking.VirtualService](), roots: iradix.New[rootOf](), ruleHosts: iradix.New[string](), problems: iradix.New[[]Problem](), namespaces: iradix.New[labels.Set](),
 	}
 }
 
@@ -132,6 +134,9 @@ func (s *step) apply(change source.Change) {
 	case "ConfigMap":
 		object, _ := change.Object.(*corev1.ConfigMap)
 		s.meshConfig(change.Name, object)
+	case "Namespace":
+		object, _ := change.Object.(*corev1.Namespace)
+		s.namespace(change.Name, object)
 	case "Node":
 		object, _ := change.Object.(*corev1.Node)
 		s.node(change.Name, object)

@@ -82,6 +82,7 @@ func (s *step) claimHost(host, namespace string) string {
 	}
 	quiet := &report{} // its own change has reported on it
 	service := convertEntry(host, owner, quiet)
+	service.ExportTo = s.exportOf(owner)
 	endpoints := s.entryEndpoints(host, owner, quiet)
 	service.Accounts = accountsOf(endpoints)
 	if before, ok := s.World.Services.Get(key); ok && reflect.DeepEqual(before, service) {
@@ -98,7 +99,7 @@ func (s *step) claimHost(host, namespace string) string {
 func convertEntry(host string, object *networking.ServiceEntry, r *report) *mesh.Service {
 	spec := &object.Spec
 	out := &mesh.Service{
-		Host: host, Name: object.Name, Namespace: object.Namespace, Addresses: spec.Addresses, ExportTo: spec.ExportTo, Selector: spec.GetWorkloadSelector().GetLabels(),
+		Host: host, Name: object.Name, Namespace: object.Namespace, Addresses: spec.Addresses, Selector: spec.GetWorkloadSelector().GetLabels(),
 		Names: spec.SubjectAltNames, External: spec.Location == api.ServiceEntry_MESH_EXTERNAL, Created: object.CreationTimestamp.Unix(),
 	}
 	for _, address := range object.Status.GetAddresses() {

@@ -138,7 +138,7 @@ func hostPort(text string) (host string, port uint32, ok bool) {
 }
 
 // observers reads what MeshConfig says of telemetry.
-func observers(api *meshapi.MeshConfig) (out mesh.Observers, file *meshapi.MeshConfig_ExtensionProvider) {
+func observers(api *meshapi.MeshConfig) (out mesh.Observers) {
 	out.Providers = builtIn(api)
 	for _, p := range api.ExtensionProviders {
 		out.Providers[p.Name] = p
@@ -155,10 +155,26 @@ func observers(api *meshapi.MeshConfig) (out mesh.Observers, file *meshapi.MeshC
 	if service, port, ok := hostPort(tracing.GetZipkin().GetAddress()); ok && api.EnableTracing {
 		out.Trace.Provider = &meshapi.MeshConfig_ExtensionProvider{Name: "zipkin", Provider: &meshapi.MeshConfig_ExtensionProvider_Zipkin{Zipkin: &meshapi.MeshConfig_ExtensionProvider_ZipkinTracingProvider{Service: service, Port: port}}}
 	}
-	if api.AccessLogFile != "" {
-		file = fileProvider("", api.AccessLogFile, api)
+	for _, p := range otherLogs(api) {
+		out.Providers[p.Name] = p
+		out.OtherLogs = append(out.OtherLogs, p.Name)
 	}
-	return out, file
+	return out
+}
+
+// otherLogs are where calls are logged where neither a Telemetry nor defaultProviders says: by settings that are older than both. Their
+// names are none that a document could have.
+func otherLogs(api *meshapi.MeshConfig) []*meshapi.MeshConfig_ExtensionProvider {
+	var out []*meshapi.MeshConfig_ExtensionProvider
+	if api.AccessLogFile != "" {
+		out = append(out, fileProvider("/accessLogFile", api.AccessLogFile, api))
+	}
+	if service, port, ok := hostPort(api.GetDefaultConfig().GetEnvoyAccessLogService().GetAddress()); ok && api.EnableEnvoyAccessLogService {
+		out = append(out,
+			&meshapi.MeshConfig_ExtensionProvider{Name: "/als/http", Provider: &meshapi.MeshConfig_ExtensionProvider_EnvoyHttpAls{EnvoyHttpAls: &meshapi.MeshConfig_ExtensionProvider_EnvoyHttpGrpcV3LogProvider{Service: service, Port: port}}},
+			&meshapi.MeshConfig_ExtensionProvider{Name: "/als/tcp", Provider: &meshapi.MeshConfig_ExtensionProvider_EnvoyTcpAls{EnvoyTcpAls: &meshapi.MeshConfig_ExtensionProvider_EnvoyTcpGrpcV3LogProvider{Service: service, Port: port}}})
+	}
+	return out
 }
 
 type telemetryTag = api.Tracing_CustomTag
@@ -180,7 +196,7 @@ func customTag(tag *meshapi.Tracing_CustomTag) *telemetryTag {
 func (s *step) watch() {
 	watches := s.base.Observers
 	watches.Known = s.World.HasService
-	now := watches.Default(s.logFile)
+	now := watches.Default()
 	if root := s.World.Telemetry(s.base.RootNamespace); root != nil {
 		now = now.With(root, watches)
 	}

@@ -22,11 +22,38 @@ type rootsState struct {
 	nonce        string // of the response that is not acknowledged yet
 }
 
-// SetRoots tells all agents that ask which roots to trust from now on.
-func (s *Server) SetRoots(roots *envoy.Resource) {
-	s.roots.Store(roots)
+// SetRoots tells all agents that ask which roots the authority has from now on, in PEM, the one that signs first.
+func (s *Server) SetRoots(own []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.ownRoots = own
+	s.tellRoots()
+}
+
+// RootsWith is what agents are told while the authority has these roots: to trust them, and those of MeshConfig.
+func (s *Server) RootsWith(own []string) *envoy.Resource {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.rootsWith(own)
+}
+
+func (s *Server) rootsWith(own []string) *envoy.Resource {
+	if s.world == nil {
+		return envoy.Roots(own)
+	}
+	return envoy.Roots(slices.Concat(own, s.world.Config.TrustedRoots))
+}
+
+// tellRoots tells agents of roots if they are others than before; it is called with the lock.
+func (s *Server) tellRoots() {
+	if len(s.ownRoots) == 0 {
+		return
+	}
+	next := s.rootsWith(s.ownRoots)
+	if last := s.roots.Load(); last != nil && last.Version == next.Version {
+		return
+	}
+	s.roots.Store(next)
 	for st := range s.streams {
 		if st.roots.asked.Load() {
 			st.wake()

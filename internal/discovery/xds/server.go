@@ -47,6 +47,7 @@ type Server struct {
 	roots            atomic.Pointer[envoy.Resource] // nil where agents are told of none
 
 	mu       sync.Mutex
+	ownRoots []string // of the authority, in PEM, the one that signs first
 	world    *world.World
 	step     uint64 // how many worlds there were
 	scopes   map[scope.Key]*class
@@ -107,6 +108,9 @@ func (s *Server) Update(w *world.World, dirty world.Dirty) (step uint64) {
 		s.place(st, dirty)
 	}
 	s.forgetFilters()
+	if dirty.All { // MeshConfig's roots may be others
+		s.tellRoots()
+	}
 	s.ready.Store(true)
 	return s.step
 }

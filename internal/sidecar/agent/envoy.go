@@ -165,15 +165,20 @@ func (e *envoy) drain(ctx context.Context) {
 	}
 }
 
-// admin asks Envoy's admin port.
+// askAdmin asks Envoy's admin port.
+func askAdmin(ctx context.Context, method, path string) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, "http://127.0.0.1:"+strconv.Itoa(adminPort)+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	return http.DefaultClient.Do(request)
+}
+
+// admin asks Envoy's admin port for something short.
 func admin(ctx context.Context, method, path string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, "http://127.0.0.1:"+strconv.Itoa(adminPort)+path, nil)
-	if err != nil {
-		return "", err
-	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := askAdmin(ctx, method, path)
 	if err != nil {
 		return "", err
 	}

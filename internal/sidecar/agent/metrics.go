@@ -154,29 +154,44 @@ type series struct {
 	order        int
 }
 
+// maxSeries is how long a line of metrics may be, in bytes.
+const maxSeries = 1 << 20
+
+// eachLine hands on the lines of a text as they come: metrics can be many, and an agent is to be small.
+func eachLine(text io.Reader, do func(line string) error) error {
+	lines := bufio.NewScanner(text)
+	lines.Buffer(nil, maxSeries)
+	for lines.Scan() {
+		if err := do(lines.Text()); err != nil {
+			return err
+		}
+	}
+	return lines.Err()
+}
+
 // translate copies Envoy's metrics, with the mesh's under their own names and labels. Series of Envoy's that become the same one are
 // added up.
-func (s self) translate(w io.Writer, text string) error {
+func (s self) translate(w io.Writer, text io.Reader) error {
 	sums := map[series]float64{}
 	kinds := map[string]string{}
 	buffered := bufio.NewWriter(w)
-	for line := range strings.Lines(text) {
+	if err := eachLine(text, func(line string) error {
 		rest, counted := strings.CutPrefix(line, countedPrefix)
 		if kind, ok := strings.CutPrefix(line, "# TYPE "+countedPrefix); ok {
 			name, kind, _ := strings.Cut(strings.TrimSpace(kind), " ")
 			kinds[name] = kind
-			continue
+			return nil
 		}
 		if !counted {
-			if _, err := buffered.WriteString(line); err != nil {
-				return err
-			}
-			continue
+			_, err := buffered.WriteString(line + "\n")
+			return err
 		}
-		name, tags, value, ok := parseSeries(strings.TrimSpace(rest))
-		if ok {
+		if name, tags, value, ok := parseSeries(strings.TrimSpace(rest)); ok {
 			sums[series{name, s.labels(tags), bucketOrder(tags)}] += value
 		}
+		return nil
+	}); err != nil {
+		return err
 	}
 	byKind := map[string][]series{}
 	for one := range sums {

@@ -21,7 +21,7 @@ func TestTranslateMetrics(t *testing.T) {
 		"envoy_slipway_request_bytes_bucket" + series("", `,le="0.5"`) + "0\n"
 	var out strings.Builder
 	s := self{Workload: identity.Workload{Name: "client", Service: "client", Revision: "latest"}, namespace: "default", principal: "spiffe://cluster.local/ns/default/sa/client", cluster: "Kubernetes"}
-	if err := s.translate(&out, input); err != nil {
+	if err := s.translate(&out, strings.NewReader(input)); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -42,33 +43,33 @@ func (s scrape) copyTo(ctx context.Context, w io.Writer) {
 	if s.Scrape != "true" {
 		return
 	}
-	text, err := s.get(ctx)
-	if err != nil {
+	if err := s.get(ctx, w); err != nil {
 		slog.Warn("metrics: the application's cannot be read", "port", s.Port, "path", s.Path, "error", err)
-		return
 	}
-	if !strings.HasSuffix(text, "\n") {
-		text += "\n"
-	}
-	_, _ = io.WriteString(w, text)
 }
 
-func (s scrape) get(ctx context.Context) (string, error) {
+func (s scrape) get(ctx context.Context, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, scrapeTimeout)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort("127.0.0.1", s.Port)+"/"+strings.TrimPrefix(s.Path, "/"), nil)
 	if err != nil {
-		return "", err
+		return err
 	}
 	request.Header.Set("Accept", "text/plain;version=0.0.4") // one format, as parts of several would not make a whole
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("answered %s", response.Status)
+		return fmt.Errorf("answered %s", response.Status)
 	}
-	body, err := io.ReadAll(response.Body)
-	return string(body), err
+	buffered := bufio.NewWriter(w)
+	if err := eachLine(response.Body, func(line string) error {
+		_, err := buffered.WriteString(line + "\n")
+		return err
+	}); err != nil {
+		return err
+	}
+	return buffered.Flush()
 }

@@ -95,14 +95,17 @@ const meshMetrics = "/stats/mesh"
 // serveEnvoy gives what Envoy counts, in the mesh's names.
 func (s self) serveEnvoy(path string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		text, err := admin(r.Context(), http.MethodGet, path)
+		ctx, cancel := context.WithTimeout(r.Context(), scrapeTimeout)
+		defer cancel()
+		response, err := askAdmin(ctx, http.MethodGet, path)
 		if err != nil {
 			http.Error(w, "Envoy's metrics: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
+		defer func() { _ = response.Body.Close() }()
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		if err := s.translate(w, text); err != nil {
-			slog.Debug("metrics: whoever asked is gone", "error", err)
+		if err := s.translate(w, response.Body); err != nil {
+			slog.Debug("metrics: Envoy or whoever asked is gone", "error", err)
 		}
 	}
 }
