@@ -9,9 +9,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/slipway-mesh/slipway/internal/compliance"
+	"github.com/slipway-mesh/slipway/internal/discovery/source"
 	"github.com/slipway-mesh/slipway/internal/install/lifecycle"
 	"github.com/slipway-mesh/slipway/internal/install/manifest"
 	"github.com/slipway-mesh/slipway/internal/sidecar/inject"
@@ -96,14 +98,14 @@ func (m *injectorMaps) read() (*inject.Config, error) {
 }
 
 func injectFile(cmd *cobra.Command, config *inject.Config, like inject.Request, file, output string) error {
-	source := cmd.InOrStdin()
+	from := cmd.InOrStdin()
 	if file != "-" {
 		f, err := os.Open(file)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = f.Close() }()
-		source = f
+		from = f
 	}
 	out := cmd.OutOrStdout()
 	if output != "" {
@@ -114,7 +116,7 @@ func injectFile(cmd *cobra.Command, config *inject.Config, like inject.Request, 
 		defer func() { _ = f.Close() }()
 		out = f
 	}
-	return inject.Stream(config, like, source, out, cmd.ErrOrStderr())
+	return inject.Stream(config, like, from, out, cmd.ErrOrStderr())
 }
 
 func revisionSuffix(revision string) string {
@@ -147,8 +149,11 @@ func clusterConfig(ctx context.Context, g *global, revision string, maps *inject
 		return nil, nil, err
 	}
 	var read []inject.ProxyConfig
+	ours := source.OfRevision(revision) // as that revision's webhook takes them
 	for i := range proxies.Items {
-		read = append(read, inject.ReadProxyConfig(&proxies.Items[i]))
+		if one := &proxies.Items[i]; ours(labels.Set(one.GetLabels())) {
+			read = append(read, inject.ReadProxyConfig(one))
+		}
 	}
 	config.SetProxyConfigs(g.istioNamespace, read)
 	list := &corev1.NodeList{}

@@ -78,6 +78,7 @@ func authorizations(m *mesh) []feature {
 
 // TestPolicy runs what decides who may do what, from pod to pod.
 func TestPolicy(t *testing.T) {
+	t.Parallel() // its ports are its own
 	m := startPods(t)
 	m.base = meshConfig("{}") + "---\n" + withPolicy("")
 	m.prove(t, authorizations(m))

@@ -224,11 +224,11 @@ func (m *mesh) configure(t *testing.T, settings ...string) {
 	}
 }
 
-// build puts a program of ours into a folder.
+// build puts a program of ours into a folder, as the images have it.
 func build(t *testing.T, dir, program string) {
 	t.Helper()
-	build := exec.Command("go", "build", "-o", filepath.Join(dir, program), "./cmd/"+program)
-	build.Dir = kubetest.Root(t)
+	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", filepath.Join(dir, program), "./cmd/"+program)
+	build.Dir, build.Env = kubetest.Root(t), append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build %s: %v\n%s", program, err, out)
 	}

@@ -51,6 +51,7 @@ func resolve(p *nettest.Pod, server, network, name string) ([]string, error) {
 
 // TestNames runs what a workload whose DNS is captured is told, and where that leads.
 func TestNames(t *testing.T) {
+	t.Parallel() // its ports are its own
 	m, network := startNetwork(t)
 	m.backends = map[string]*backend{}
 	m.pods = &pods{client: network.Pod(t, "client"), v1: network.Pod(t, "v1"), v2: network.Pod(t, "v2"), outside: network.Outside(t, "outside"), other: network.Outside(t, "other")}

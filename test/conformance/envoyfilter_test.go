@@ -220,4 +220,7 @@ configPatches:
 	return one("case", first) + "---\n" + one("another", second)
 }
 
-func TestEnvoyFilters(t *testing.T) { startPods(t).prove(t, envoyFilterFeatures) }
+func TestEnvoyFilters(t *testing.T) {
+	t.Parallel() // its ports are its own
+	startPods(t).prove(t, envoyFilterFeatures)
+}

@@ -166,6 +166,7 @@ func telemetryObject(namespace, spec string) string {
 
 // TestTelemetryObjects runs what is logged, traced and counted, as MeshConfig and Telemetry say.
 func TestTelemetryObjects(t *testing.T) {
+	t.Parallel() // its ports are its own
 	m := startPods(t)
 	m.kube.Apply(t, collectorService)
 	m.endpoints(t, "collector", m.pods.plain)
@@ -208,10 +209,12 @@ func telemetryFeatures(t *testing.T, c *collector) []feature {
 	told := func(path string, words ...string) func(*mesh) error {
 		return func(m *mesh) error {
 			c.forget()
-			if err := call(m, path, "x-who", "jason"); err != nil {
-				return err
+			for range 6 { // spans leave Envoy by fives, or after some seconds
+				if err := call(m, path, "x-who", "jason"); err != nil {
+					return err
+				}
 			}
-			return within(8*time.Second, func() error {
+			return within(3*time.Second, func() error {
 				_, ok := c.with(words...)
 				return expect(ok, "the collector has nothing of %v", words)
 			})

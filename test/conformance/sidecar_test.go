@@ -233,6 +233,7 @@ func answered(want int) func(*mesh) error {
 
 // TestSidecar runs each feature from pod to pod, through the sidecars of both.
 func TestSidecar(t *testing.T) {
+	t.Parallel() // its ports are its own
 	m := startPods(t)
 	m.base = meshConfig("{}") + "---\n" + withPolicy("")
 	m.prove(t, sidecarFeatures)

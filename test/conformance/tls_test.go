@@ -91,15 +91,20 @@ func (a *authority) pool() *x509.CertPool {
 	return pool
 }
 
-var serverPair [2]string
+var serverPair struct {
+	sync.Mutex
+	chain, key string
+}
 
 // serverCertificate is the one certificate that all the applications' own TLS is served with.
 func serverCertificate(t testing.TB) (chain, key string) {
 	t.Helper()
-	if serverPair[0] == "" {
-		serverPair[0], serverPair[1] = outsideCA(t).issue(t, "secure.test", "other.test")
+	serverPair.Lock()
+	defer serverPair.Unlock()
+	if serverPair.chain == "" {
+		serverPair.chain, serverPair.key = outsideCA(t).issue(t, "secure.test", "other.test")
 	}
-	return serverPair[0], serverPair[1]
+	return serverPair.chain, serverPair.key
 }
 
 // serverTLS is what the applications' own TLS is served with. A client certificate is looked at where one comes.

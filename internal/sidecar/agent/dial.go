@@ -31,7 +31,7 @@ func (s *secrets) dial(address string, options ...grpc.DialOption) (*grpc.Client
 	}
 	transport := credentials.NewTLS(o.Compliance.Limit(&tls.Config{RootCAs: pool, ServerName: host, MinVersion: tls.VersionTLS12, GetClientCertificate: s.shown}))
 	// A service config in DNS is of no use here, and to ask for it would wait for a DNS server that may not answer yet.
-	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(token{o.TokenFile, s}), grpc.WithDisableServiceConfig())
+	options = append(options, grpc.WithTransportCredentials(transport), grpc.WithPerRPCCredentials(token{o.TokenFile, s}), grpc.WithDisableServiceConfig(), grpc.WithReadBufferSize(bufferSize), grpc.WithWriteBufferSize(bufferSize))
 	return grpc.NewClient("dns:///"+address, options...)
 }
 

@@ -127,7 +127,7 @@ func (s *secrets) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	server := grpc.NewServer()
+	server := grpc.NewServer(grpc.ReadBufferSize(bufferSize), grpc.WriteBufferSize(bufferSize))
 	secretservice.RegisterSecretDiscoveryServiceServer(server, s)
 	return serveUntil(ctx, server, listener)
 }

@@ -18,6 +18,9 @@ import (
 	"github.com/slipway-mesh/slipway/internal/sidecar/dns"
 )
 
+// bufferSize is of each connection's buffers, in bytes: an agent is in every pod, and has little to say.
+const bufferSize = 8 << 10
+
 // serveXDS carries each of Envoy's streams to the control plane over a connection of its own, byte for byte: the agent reads nothing
 // of it but the names that it asks for itself, and says what it knows of the workload. When either side ends, so does the other, and Envoy starts anew.
 func serveXDS(ctx context.Context, s *secrets, names *dns.Server, h *healthState) error {
@@ -31,7 +34,7 @@ func serveXDS(ctx context.Context, s *secrets, names *dns.Server, h *healthState
 			return err
 		}
 	}
-	server := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.MaxRecvMsgSize(math.MaxInt32),
+	server := grpc.NewServer(grpc.ForceServerCodecV2(rawCodec{}), grpc.MaxRecvMsgSize(math.MaxInt32), grpc.ReadBufferSize(bufferSize), grpc.WriteBufferSize(bufferSize),
 		grpc.UnknownServiceHandler(func(_ any, downstream grpc.ServerStream) error { return carry(s, names, h, downstream) }))
 	return serveUntil(ctx, server, listener)
 }
