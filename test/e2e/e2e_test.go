@@ -19,6 +19,7 @@ const clusterName = "e2e"
 // world is the cluster that all tests share; they run in order, as a person would go on.
 type world struct {
 	root, kubeconfig, node string
+	oldRoot                string // of the authority, before it was replaced
 }
 
 func TestMain(m *testing.M) {
@@ -58,6 +59,7 @@ func TestStory(t *testing.T) {
 		{"T15 Ingress", w.ingress},
 		{"no proxy rejected anything", w.noRejections},
 		{"every proxy is in step", w.proxyStatus},
+		{"S2 a new root is asked for", w.rotate},
 		{"proxy-config and route", w.explained},
 		{"describe and bug-report", w.reported},
 		{"the page, in a browser", w.pageShown},
@@ -69,6 +71,7 @@ func TestStory(t *testing.T) {
 		{"rollback, by hand and by itself", w.rollback},
 		{"an upgrade in place", w.upgrade},
 		{"canary by revision and tag", w.canary},
+		{"S2 the new root is in force", w.rotated},
 		{"deleting the resource removes all but CRDs", w.remove},
 		{"operator remove", w.operatorRemove},
 		{"install without an operator", w.install},

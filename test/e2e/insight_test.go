@@ -91,16 +91,54 @@ func (w *world) proxyStatus(t *testing.T) {
 	if out, err := w.try(time.Minute, "", "bin/slipway", "analyze", "-n", "default"); err != nil {
 		t.Errorf("analyze: %v\n%s", err, out)
 	}
-	var roots struct {
-		Phase  string
-		Roots  []any
-		Follow int
-		Behind []string
+	if now, err := w.roots(); err != nil || len(now.Roots) != 1 || now.Phase != "" || now.Follow != len(lines)-1 || len(now.Behind) > 0 {
+		t.Errorf("x ca status of %d proxies: %+v (%v)", len(lines)-1, now, err)
 	}
-	text := w.slipway(t, "x", "ca", "status", "-o", "json")
-	if err := json.Unmarshal([]byte(text), &roots); err != nil || len(roots.Roots) != 1 || roots.Phase != "" || roots.Follow != len(lines)-1 || len(roots.Behind) > 0 {
-		t.Errorf("x ca status of %d proxies: %s (%v)", len(lines)-1, text, err)
+}
+
+// standing is what x ca status says.
+type standing struct {
+	Phase  string
+	Roots  []any
+	Follow int
+	Behind []string
+}
+
+func (w *world) roots() (standing, error) {
+	var now standing
+	text, err := w.try(time.Minute, "", "bin/slipway", "x", "ca", "status", "-o", "json")
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &now)
 	}
+	return now, err
+}
+
+// rotate asks for a new root, which all that follows is done under way to.
+func (w *world) rotate(t *testing.T) {
+	before, err := w.roots()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.oldRoot = fmt.Sprint(before.Roots...)
+	w.slipway(t, "x", "ca", "rotate")
+	kubetest.Eventually(t, time.Minute, func() error {
+		now, err := w.roots()
+		if err != nil || now.Phase != "Distribute" || len(now.Roots) != 2 {
+			return fmt.Errorf("x ca status: %+v (%w)", now, err)
+		}
+		return nil
+	})
+}
+
+// rotated: the new root signs, and nobody trusts the old one any more.
+func (w *world) rotated(t *testing.T) {
+	kubetest.Eventually(t, 6*time.Minute, func() error {
+		now, err := w.roots()
+		if err != nil || now.Phase != "" || len(now.Roots) != 1 || fmt.Sprint(now.Roots...) == w.oldRoot {
+			return fmt.Errorf("x ca status: %+v (%w)", now, err)
+		}
+		return nil
+	})
 }
 
 const ingressYAML = `apiVersion: networking.k8s.io/v1

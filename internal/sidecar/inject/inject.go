@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 )
 
@@ -140,18 +141,18 @@ func strip(pod *corev1.Pod) *corev1.Pod {
 	return pod
 }
 
-// merge lays a pod, as JSON, over another.
-func merge(pod *corev1.Pod, change []byte) (*corev1.Pod, error) {
-	original, err := json.Marshal(pod)
+// merge lays a template's pod over another. Neither is changed.
+func merge(pod *corev1.Pod, change map[string]any) (*corev1.Pod, error) {
+	original, err := runtime.DefaultUnstructuredConverter.ToUnstructured(pod)
 	if err != nil {
 		return nil, err
 	}
-	merged, err := strategicpatch.StrategicMergePatch(original, change, &corev1.Pod{})
+	merged, err := strategicpatch.StrategicMergeMapPatch(original, runtime.DeepCopyJSON(change), corev1.Pod{})
 	if err != nil {
 		return nil, err
 	}
 	out := &corev1.Pod{}
-	return out, json.Unmarshal(merged, out)
+	return out, runtime.DefaultUnstructuredConverter.FromUnstructured(merged, out)
 }
 
 // reorder: the init container that captures comes first when the proxy is one after it, so that the pod's own init

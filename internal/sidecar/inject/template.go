@@ -13,6 +13,7 @@ import (
 	"github.com/Masterminds/sprig/v3"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/yaml"
 )
 
@@ -46,17 +47,17 @@ func NewTemplate(text string) Template {
 	return Template{sync.OnceValues(func() (*template.Template, error) { return parse(text) }), &readings{}}
 }
 
-// readings are what texts that a template wrote are as JSON. Pods of one workload are alike, and to read YAML costs more than all else
-// that is done for a pod.
+// readings are the pods in texts that a template wrote. Pods of one workload are alike, and to read YAML costs more than all else that
+// is done for a pod.
 type readings struct {
 	mu   sync.Mutex
-	pods map[[sha256.Size]byte][]byte
+	pods map[[sha256.Size]byte]map[string]any
 }
 
 // maxReadings is how many texts are remembered, of some kilobytes each.
 const maxReadings = 512
 
-func (r *readings) json(text []byte) ([]byte, error) {
+func (r *readings) pod(text []byte) (map[string]any, error) {
 	key := sha256.Sum256(text)
 	r.mu.Lock()
 	pod, known := r.pods[key]
@@ -64,14 +65,17 @@ func (r *readings) json(text []byte) ([]byte, error) {
 	if known {
 		return pod, nil
 	}
-	pod, err := yaml.YAMLToJSON(text)
+	written, err := yaml.YAMLToJSON(text)
+	if err == nil {
+		err = utiljson.Unmarshal(written, &pod) // its numbers are as the merge has them
+	}
 	if err != nil {
-		return nil, fmt.Errorf("what it writes is not YAML: %w", err)
+		return nil, fmt.Errorf("what it writes is no pod in YAML: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.pods == nil || len(r.pods) >= maxReadings {
-		r.pods = map[[sha256.Size]byte][]byte{}
+		r.pods = map[[sha256.Size]byte]map[string]any{}
 	}
 	r.pods[key] = pod
 	return pod, nil
@@ -87,8 +91,8 @@ func (t *Template) UnmarshalJSON(from []byte) error {
 	return nil
 }
 
-// render executes the template, and returns the pod that it writes as JSON, which is not to be changed.
-func (t Template) render(d data) ([]byte, error) {
+// render executes the template, and returns the pod that it writes, which is not to be changed.
+func (t Template) render(d data) (map[string]any, error) {
 	parsed, err := t.parsed()
 	if err != nil {
 		return nil, err
@@ -97,7 +101,7 @@ func (t Template) render(d data) ([]byte, error) {
 	if err := parsed.Execute(&out, d); err != nil {
 		return nil, err
 	}
-	return t.read.json(out.Bytes())
+	return t.read.pod(out.Bytes())
 }
 
 func parse(text string) (*template.Template, error) {
