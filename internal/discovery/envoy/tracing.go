@@ -28,7 +28,7 @@ func traced(m *hcm.HttpConnectionManager, trace *mesh.Trace) {
 	m.Tracing = &hcm.HttpConnectionManager_Tracing{
 		Provider:       &tracers.Tracing_Http{Name: name, ConfigType: &tracers.Tracing_Http_TypedConfig{TypedConfig: pack(config)}},
 		RandomSampling: &typev3.Percent{Value: trace.Percent}, OverallSampling: &typev3.Percent{Value: 100}, ClientSampling: &typev3.Percent{Value: 100},
-		CustomTags: customTags(trace),
+		CustomTags: customTags(trace), NoContextPropagation: trace.Alone,
 	}
 	if length := max(trace.MaxTagLength, ownTagLength(trace.Provider)); length > 0 {
 		m.Tracing.MaxPathTagLength = u32(length)

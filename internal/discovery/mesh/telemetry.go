@@ -46,6 +46,8 @@ type Trace struct {
 	MaxTagLength uint32
 	// ByRequestID says that who has no trace is traced by its request ID.
 	ByRequestID bool
+	// Alone keeps the trace from those who are called.
+	Alone bool
 }
 
 // The ends of a call, as Watches are indexed.
@@ -254,6 +256,9 @@ func withTracing(trace *Trace, settings []*telemetry.Tracing, end int, o Observe
 		}
 		if s.UseRequestIdForTraceSampling != nil {
 			next.ByRequestID = s.UseRequestIdForTraceSampling.Value
+		}
+		if s.DisableContextPropagation != nil {
+			next.Alone = s.DisableContextPropagation.Value
 		}
 		if trace = &next; s.GetDisableSpanReporting().GetValue() {
 			trace = nil
