@@ -91,14 +91,14 @@ func (e *Engine) Run(ctx context.Context) error {
 }
 
 // wantKeys follows the key sources that rules name, if they are others than before.
-func (e *Engine) wantKeys(ctx context.Context, before *iradix.Tree[int]) {
+func (e *Engine) wantKeys(ctx context.Context, before *iradix.Tree[time.Duration]) {
 	now := e.state.Load().World.KeySources
 	if now == before {
 		return
 	}
-	var sources []string
-	now.Root().Walk(func(key []byte, _ int) bool {
-		sources = append(sources, string(key))
+	sources := map[string]time.Duration{}
+	now.Root().Walk(func(key []byte, patience time.Duration) bool {
+		sources[string(key)] = patience
 		return false
 	})
 	e.keys.Want(ctx, sources)

@@ -34,6 +34,10 @@ func newIssuer(t *testing.T) *issuer {
 	t.Cleanup(server.Close)
 	i.url = server.URL
 	mux.HandleFunc("/keys", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprint(w, i.keys()) })
+	mux.HandleFunc("/slow", func(w http.ResponseWriter, _ *http.Request) {
+		time.Sleep(time.Second)
+		_, _ = fmt.Fprint(w, i.keys())
+	})
 	mux.HandleFunc("/.well-known/openid-configuration", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":%q}`, i.url, i.url+"/keys")
 	})
@@ -115,6 +119,7 @@ func tokens(t *testing.T) []feature {
 		one("jwksUri", prefix+"jwksUri", rule("jwksUri: \""+a.url+"/keys\"")+needsToken, rule("jwksUri: \""+stranger.url+"/keys\"")+needsToken, asked(200, "/", bearer(good)...)),
 		one("keys by the issuer's own document", prefix+"issuer", requestAuthentication("{jwtRules: [{issuer: \""+a.url+"\"}]}")+needsToken, requestAuthentication("{jwtRules: [{issuer: \""+stranger.url+"\"}]}")+needsToken, asked(200, "/", bearer(good)...)),
 		one("keys that cannot be read", prefix+"jwksUri", rule("jwksUri: \"http://127.0.0.1:1/keys\""), open, both(asked(200, "/"), asked(401, "/", bearer(good)...))),
+		one("timeout", prefix+"timeout", rule("timeout: 0.3s, jwksUri: \""+a.url+"/slow\""), rule("timeout: 10s, jwksUri: \""+a.url+"/slow\""), both(asked(200, "/"), asked(401, "/", bearer(good)...))),
 		one("audiences", prefix+"audiences", rule(jwks+", audiences: [reviews]"), rule(jwks+", audiences: [others]"), asked(200, "/", bearer(good)...)),
 		one("fromHeaders", prefix+"fromHeaders.name "+prefix+"fromHeaders.prefix", rule(jwks+", fromHeaders: [{name: x-token, prefix: \"T \"}]")+needsToken, open+needsToken, asked(200, "/", "x-token", "T "+good)),
 		one("fromParams", prefix+"fromParams", rule(jwks+", fromParams: [token]")+needsToken, open+needsToken, asked(200, "/?token="+good)),

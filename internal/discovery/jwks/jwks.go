@@ -3,6 +3,7 @@
 package jwks
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,49 +22,55 @@ const (
 	refresh    = 20 * time.Minute
 	firstRetry = time.Second
 	lastRetry  = time.Minute
-	timeout    = 5 * time.Second
+	usual      = 5 * time.Second // that an answer is waited for
 	largest    = 1 << 20 // bytes of an answer
 )
 
 // Reader keeps the key sets of the sources that are wanted. One that cannot be read again stays as it was.
 type Reader struct {
-	client *http.Client
-	tell   func(source, keys string)
-	mu     sync.Mutex
-	stop   map[string]context.CancelFunc // by source
+	client   http.Client
+	tell     func(source, keys string)
+	mu       sync.Mutex
+	followed map[string]followed // by source
+}
+
+// followed is a source that is read again and again, until it is stopped.
+type followed struct {
+	stop     context.CancelFunc
+	patience time.Duration
 }
 
 // New makes a reader that tells of each key set that is new or another one.
 func New(tell func(source, keys string)) *Reader {
-	return &Reader{client: &http.Client{Timeout: timeout}, tell: tell, stop: map[string]context.CancelFunc{}}
+	return &Reader{tell: tell, followed: map[string]followed{}}
 }
 
-// Want says which sources are to be read from now on, until the context ends. A source is a URI, or mesh.IssuerPrefix and an issuer,
-// whose own document then tells the URI.
-func (r *Reader) Want(ctx context.Context, sources []string) {
+// Want says which sources are to be read from now on, until the context ends, and how long to wait for an answer of each; 0 is as long
+// as usual. A source is a URI, or mesh.IssuerPrefix and an issuer, whose own document then tells the URI.
+func (r *Reader) Want(ctx context.Context, sources map[string]time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	wanted := map[string]bool{}
-	for _, source := range sources {
-		wanted[source] = true
-		if r.stop[source] == nil {
-			own, stop := context.WithCancel(ctx)
-			r.stop[source] = stop
-			go r.follow(own, source)
+	for source, f := range r.followed {
+		if patience, wanted := sources[source]; !wanted || patience != f.patience {
+			f.stop()
+			delete(r.followed, source)
 		}
 	}
-	for source, stop := range r.stop {
-		if !wanted[source] {
-			stop()
-			delete(r.stop, source)
+	for source, patience := range sources {
+		if _, known := r.followed[source]; !known {
+			own, stop := context.WithCancel(ctx)
+			r.followed[source] = followed{stop, patience}
+			go r.follow(own, source, cmp.Or(patience, usual))
 		}
 	}
 }
 
-func (r *Reader) follow(ctx context.Context, source string) {
+func (r *Reader) follow(ctx context.Context, source string, patience time.Duration) {
 	last, retry := "", firstRetry
 	for {
-		keys, err := r.read(ctx, source)
+		limited, done := context.WithTimeout(ctx, patience)
+		keys, err := r.read(limited, source)
+		done()
 		wait := refresh
 		if err != nil {
 			slog.Warn("the keys of a token issuer cannot be read; its new tokens are refused until they can be", "source", source, "error", err)
