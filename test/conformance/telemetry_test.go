@@ -81,6 +81,7 @@ next:
 
 // TestTelemetry counts requests and connections at both ends, and compares with what was sent.
 func TestTelemetry(t *testing.T) {
+	t.Parallel() // its ports are its own
 	m := startPods(t)
 	m.kube.Apply(t, forMesh(httpToV2))
 	client, v2, plain := m.pods.client, m.pods.v2, m.pods.plain
