@@ -501,7 +501,21 @@ func policies(t *testing.T, m *mesh) []policy {
 				return orErr(err, expect(response != nil && response.StatusCode == http.StatusServiceUnavailable, "answered %v", response))
 			}},
 	}
-	return append(list, tlsPolicies(t, m)...)
+	return append(list, tlsPolicies(m)...)
+}
+
+// TestTrafficPolicy runs each part of a traffic policy in each place that it can stand in.
+func TestTrafficPolicy(t *testing.T) {
+	t.Parallel() // its ports are its own
+	m := startPods(t)
+	m.base = meshConfig("{}") + "---\n" + withPolicy("")
+	m.certificates(t)
+	rules := policies(t, m)
+	for _, p := range rules {
+		m.prove(t, p.features())
+	}
+	m.prove(t, byPolicy(rules))
+	m.rejections(t)
 }
 
 // told is a host that answers with what a connection begins with.
@@ -563,18 +577,24 @@ func statIs(name string, want int) func(*mesh, string) error {
 // silentAddress is in the outside network, and nobody has it.
 const silentAddress = "10.88.0.250"
 
-// tlsPolicies are about TLS to a host outside, which is called in plain text, and to reviews.
-func tlsPolicies(t *testing.T, m *mesh) []policy {
+// certificates gives the client what TLS to the hosts outside needs: in files, and in a Secret that it and v1 may read.
+func (m *mesh) certificates(t *testing.T) {
+	t.Helper()
 	chain, key := outsideCA(t).issue(t, "client.test")
 	server, _ := serverCertificate(t)
 	client := m.pods.client
-	files := func(name string) string { return client.Dir() + "/" + name }
 	for name, text := range map[string]string{"root.pem": outsideCA(t).pem, "chain.pem": chain, "key.pem": key, "crl.pem": outsideCA(t).revoke(t, server)} {
-		client.Write(t, files(name), text)
+		client.Write(t, client.Dir()+"/"+name, text)
 	}
 	m.kube.Apply(t, "apiVersion: v1\nkind: Secret\nmetadata: {name: outside}\nstringData:\n  tls.crt: |\n"+indent(chain)+"  tls.key: |\n"+indent(key)+"  ca.crt: |\n"+indent(outsideCA(t).pem)+
 		"---\napiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: secrets}\nrules: [{apiGroups: [\"\"], resources: [secrets], verbs: [get, list, watch]}]\n"+
 		"---\napiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {name: secrets}\nroleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: secrets}\nsubjects: [{kind: ServiceAccount, name: client, namespace: default}, {kind: ServiceAccount, name: v1, namespace: default}]\n")
+}
+
+// tlsPolicies are about TLS to a host outside, which is called in plain text, and to reviews.
+func tlsPolicies(m *mesh) []policy {
+	client := m.pods.client
+	files := func(name string) string { return client.Dir() + "/" + name }
 	secure := target{"secure.test", secureEntry(m.pods.outside) + "---\n"}
 	at := m.pods.outside.Address + ":80" // where nobody listens: what goes there past the rule is refused at once
 	reached := func(m *mesh, _ string) error { return served("outside", at, "secure.test", "/")(m) }

@@ -237,11 +237,7 @@ func TestSidecar(t *testing.T) {
 	m := startPods(t)
 	m.base = meshConfig("{}") + "---\n" + withPolicy("")
 	m.prove(t, sidecarFeatures)
-	rules := policies(t, m)
-	for _, p := range rules {
-		m.prove(t, p.features())
-	}
-	m.prove(t, byPolicy(rules))
+	m.certificates(t)
 	m.prove(t, meshConfigs(m))
 	m.prove(t, destinationRules(t, m))
 	m.prove(t, serviceEntries(t, m))
