@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +28,8 @@ const (
 	readyAim     = time.Second          // from Envoy's start
 )
 
-// TestInjectionCost injects 100 pods a second for ten seconds, of 50 workloads, over TLS as the API server asks.
+// TestInjectionCost injects 100 pods a second for ten seconds, of 50 workloads, over TLS as the API server asks. The API server itself
+// stands still meanwhile: with what it does by itself, it would be measured too.
 func TestInjectionCost(t *testing.T) {
 	m := startControlPlane(t)
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 50, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
@@ -48,6 +50,7 @@ func TestInjectionCost(t *testing.T) {
 		return time.Since(begun), err
 	}
 	kubetest.Eventually(t, 10*time.Second, func() error { _, err := inject(0); return err })
+	halt(t, "kube-apiserver", "etcd")
 	var mu sync.Mutex
 	var took []time.Duration
 	var group sync.WaitGroup
@@ -67,10 +70,40 @@ func TestInjectionCost(t *testing.T) {
 	}
 	group.Wait()
 	slices.Sort(took)
-	p50, p99 := took[len(took)/2], took[len(took)*99/100]
-	t.Logf("1000 pods: p50 %s, p99 %s (aim %s)", p50.Round(10*time.Microsecond), p99.Round(10*time.Microsecond), injectionAim)
+	at := func(share int) time.Duration { return took[len(took)*share/100].Round(10 * time.Microsecond) }
+	p99 := at(99)
+	t.Logf("1000 pods: p50 %s, p90 %s, p95 %s, p99 %s (aim %s), the slowest %s", at(50), at(90), at(95), p99, injectionAim, took[len(took)-1].Round(10*time.Microsecond))
 	if p99 > injectionAim {
 		t.Errorf("p99 is %s", p99)
+	}
+}
+
+// halt stops processes that the test has started until it is over.
+func halt(t *testing.T, names ...string) {
+	t.Helper()
+	threads, err := filepath.Glob("/proc/self/task/*/children") // each thread has those that it has started
+	if err != nil {
+		t.Fatal(err)
+	}
+	var children []string
+	for _, thread := range threads {
+		text, _ := os.ReadFile(thread)
+		children = append(children, strings.Fields(string(text))...)
+	}
+	found := 0
+	for _, child := range children {
+		text, _ := os.ReadFile(filepath.Join("/proc", child, "cmdline"))
+		if arguments := strings.Split(string(text), "\x00"); len(arguments) > 1 && slices.Contains(names, arguments[1]) {
+			pid, _ := strconv.Atoi(child)
+			if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGCONT) })
+			found++
+		}
+	}
+	if found != len(names) {
+		t.Fatalf("%d of %v run", found, names)
 	}
 }
 
