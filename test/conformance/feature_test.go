@@ -22,6 +22,9 @@ type feature struct {
 // errHolds says that a check does not depend on what it is to prove.
 var errHolds = errors.New("the check holds without the rule as well")
 
+// followed is how long a rule may take to be followed, with checks that themselves wait for what does not come, on a machine that is busy.
+const followed = 45 * time.Second
+
 // prove runs each feature, then its negative control, and leaves what stood before.
 func (m *mesh) prove(t *testing.T, features []feature) {
 	t.Helper()
@@ -33,14 +36,14 @@ func (m *mesh) prove(t *testing.T, features []feature) {
 	for _, f := range features {
 		t.Run(f.name, func(t *testing.T) {
 			m.kube.Apply(t, f.with)
-			kubetest.Eventually(t, 20*time.Second, func() error { return f.check(m) })
+			kubetest.Eventually(t, followed, func() error { return f.check(m) })
 			m.sound(t)
 			if f.without == "" {
 				m.kube.Delete(t, f.with)
 			} else {
 				m.kube.Apply(t, f.without)
 			}
-			kubetest.Eventually(t, 20*time.Second, func() error {
+			kubetest.Eventually(t, followed, func() error {
 				if f.check(m) == nil {
 					return errHolds
 				}

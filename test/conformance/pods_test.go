@@ -356,9 +356,10 @@ func (m *mesh) endpoints(t *testing.T, service string, behind ...*nettest.Pod) {
 	m.kube.Apply(t, text.String())
 }
 
-// from sends a request from inside a pod to an address, on a connection of its own.
+// from sends a request from inside a pod to an address, on a connection of its own. What goes where nobody is, as before a rule is there, is
+// given up soon.
 func (m *mesh) from(p *nettest.Pod, address, host, path string, headers ...string) (*http.Response, answer, error) {
-	return m.fromWithin(10*time.Second, p, address, host, path, headers...)
+	return m.fromWithin(5*time.Second, p, address, host, path, headers...)
 }
 
 func (m *mesh) fromWithin(limit time.Duration, p *nettest.Pod, address, host, path string, headers ...string) (*http.Response, answer, error) {

@@ -535,7 +535,7 @@ func noticesDeath(from *nettest.Pod, address string, die, rise func()) error {
 	if _, err := fmt.Fprintln(connection, "hello"); err != nil {
 		return err
 	}
-	time.Sleep(200 * time.Millisecond) // the server has it
+	time.Sleep(time.Second) // the server has it: what is not acknowledged is sent again and again instead
 	die()
 	defer rise()
 	_ = connection.SetReadDeadline(time.Now().Add(4 * time.Second))
