@@ -23,7 +23,7 @@ const (
 	firstRetry = time.Second
 	lastRetry  = time.Minute
 	usual      = 5 * time.Second // that an answer is waited for
-	largest    = 1 << 20 // bytes of an answer
+	largest    = 1 << 20         // bytes of an answer
 )
 
 // Reader keeps the key sets of the sources that are wanted. One that cannot be read again stays as it was.
