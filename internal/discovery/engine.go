@@ -5,6 +5,7 @@ package discovery
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -91,14 +92,16 @@ func (e *Engine) Run(ctx context.Context) error {
 }
 
 // wantKeys follows the key sources that rules name, if they are others than before.
-func (e *Engine) wantKeys(ctx context.Context, before *iradix.Tree[time.Duration]) {
+func (e *Engine) wantKeys(ctx context.Context, before *iradix.Tree[int]) {
 	now := e.state.Load().World.KeySources
 	if now == before {
 		return
 	}
 	sources := map[string]time.Duration{}
-	now.Root().Walk(func(key []byte, patience time.Duration) bool {
-		sources[string(key)] = patience
+	now.Root().Walk(func(key []byte, _ int) bool {
+		source, text, _ := strings.Cut(string(key), "\x00")
+		patience, _ := time.ParseDuration(text) // as resolve writes it
+		sources[source] = max(sources[source], patience)
 		return false
 	})
 	e.keys.Want(ctx, sources)

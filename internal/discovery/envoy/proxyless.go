@@ -52,7 +52,7 @@ func (p Proxyless) Find(typeURL, name string) (found *Resource, hosts []string) 
 		return nil, []string{host}
 	case typeURL == RouteType:
 		return p.table(name, o, port)
-	case o.Service == nil:
+	case o.Service == nil, o.Service.Resolution == mesh.DynamicDNS: // gRPC looks up no host but the one that it was given
 		return nil, []string{host}
 	case typeURL == ClusterType:
 		return p.cluster(name, o, port, subset), []string{host}
@@ -167,10 +167,10 @@ func subsetNamed(o *mesh.Outbound, name string) (mesh.Subset, bool) {
 }
 
 // cluster is nil where the rule asks for TLS with certificates that a gRPC application does not have: better no connection than one in
-// plain text. And gRPC looks up no host but the one that it was given.
+// plain text.
 func (p Proxyless) cluster(name string, o *mesh.Outbound, port mesh.Port, named string) *Resource {
 	subset, known := subsetNamed(o, named)
-	if !known || o.Service.Resolution == mesh.DynamicDNS {
+	if !known {
 		return nil
 	}
 	policy := policyFor(p.Config, o.Rule, port.Number, subset)
@@ -222,7 +222,7 @@ func allMutual(assigned *endpoint.ClusterLoadAssignment) bool {
 
 func (p Proxyless) endpoints(name string, o *mesh.Outbound, port mesh.Port, named string) *Resource {
 	subset, known := subsetNamed(o, named)
-	if !known || o.Service.Resolution == mesh.DynamicDNS {
+	if !known {
 		return nil
 	}
 	policy := policyFor(p.Config, o.Rule, port.Number, subset)

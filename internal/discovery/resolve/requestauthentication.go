@@ -3,7 +3,6 @@ package resolve
 import (
 	"encoding/json"
 	"fmt"
-	"time"
 
 	security "istio.io/client-go/pkg/apis/security/v1"
 
@@ -16,12 +15,9 @@ func (s *step) requestAuthentication(namespace, name string, object *security.Re
 	defer s.keepProblems(r)
 	key := world.Key(namespace, name)
 	s.guardChanged(namespace)
-	before, _ := s.World.RequestAuthentications.Get(key)
-	defer func() {
-		after, _ := s.World.RequestAuthentications.Get(key)
-		s.needKeys(before)
-		s.needKeys(after)
-	}()
+	if before, ok := s.World.RequestAuthentications.Get(key); ok {
+		s.countKeySources(before, -1)
+	}
 	if object == nil || targetsOthers(object.Spec.TargetRef != nil || len(object.Spec.TargetRefs) > 0, r) {
 		s.World.RequestAuthentications, _, _ = s.World.RequestAuthentications.Delete(key)
 		return
@@ -40,29 +36,18 @@ func (s *step) requestAuthentication(namespace, name string, object *security.Re
 		}
 		out.Rules = append(out.Rules, rule)
 	}
+	s.countKeySources(out, 1)
 	s.World.RequestAuthentications, _, _ = s.World.RequestAuthentications.Insert(key, out)
 }
 
-// needKeys keeps which sources of an object's rules any rule needs, and how long the most patient one waits for them.
-func (s *step) needKeys(of *mesh.RequestAuthentication) {
-	if of == nil {
-		return
-	}
+// countKeySources keeps which key sources any rule needs, and how long each waits for them.
+func (s *step) countKeySources(of *mesh.RequestAuthentication, by int) {
 	for _, rule := range of.Rules {
-		source := mesh.KeySource(rule)
-		if source == "" {
-			continue
+		if source := mesh.KeySource(rule); source != "" {
+			key := world.Key(source, rule.GetTimeout().AsDuration().String())
+			uses, _ := s.World.KeySources.Get(key)
+			s.World.KeySources = put(s.World.KeySources, key, uses+by, uses+by > 0)
 		}
-		needed, longest := false, time.Duration(0)
-		s.World.RequestAuthentications.Root().Walk(func(_ []byte, other *mesh.RequestAuthentication) bool {
-			for _, rule := range other.Rules {
-				if mesh.KeySource(rule) == source {
-					needed, longest = true, max(longest, rule.GetTimeout().AsDuration())
-				}
-			}
-			return false
-		})
-		s.World.KeySources = put(s.World.KeySources, []byte(source), longest, needed)
 	}
 }
 

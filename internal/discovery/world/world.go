@@ -4,7 +4,6 @@ package world
 
 import (
 	"sort"
-	"time"
 
 	iradix "github.com/hashicorp/go-immutable-radix/v2"
 
@@ -39,8 +38,9 @@ type World struct {
 	// AuthorizationPolicies and RequestAuthentications by namespace NUL name.
 	AuthorizationPolicies  *iradix.Tree[*mesh.AuthorizationPolicy]
 	RequestAuthentications *iradix.Tree[*mesh.RequestAuthentication]
-	// KeySources are those whose keys a rule needs, with how long to wait for an answer; 0 is as long as usual. Keys has those that were read.
-	KeySources *iradix.Tree[time.Duration]
+	// KeySources counts the rules that need the keys of a source, by source NUL how long they wait for an answer; 0s is as long as usual. Keys
+	// has those that were read.
+	KeySources *iradix.Tree[int]
 	Keys       *iradix.Tree[string]
 	// Selecting has the Services with a selector, by namespace NUL name.
 	Selecting *iradix.Tree[*mesh.Service]
@@ -114,7 +114,7 @@ func New(config *mesh.Config) *World {
 		Gateways: iradix.New[*mesh.Gateway](), PeerAuthentications: iradix.New[*mesh.PeerAuthentication](),
 		Selecting: iradix.New[*mesh.Service](), SourceTests: iradix.New[SourceTest](),
 		AuthorizationPolicies: iradix.New[*mesh.AuthorizationPolicy](), RequestAuthentications: iradix.New[*mesh.RequestAuthentication](),
-		Telemetries: iradix.New[*mesh.Telemetry](), EnvoyFilters: iradix.New[*mesh.EnvoyFilter](), KeySources: iradix.New[time.Duration](), Keys: iradix.New[string](),
+		Telemetries: iradix.New[*mesh.Telemetry](), EnvoyFilters: iradix.New[*mesh.EnvoyFilter](), KeySources: iradix.New[int](), Keys: iradix.New[string](),
 		Leading: iradix.New[*mesh.VirtualService](), Aliases: iradix.New[Alias](), Sidecars: iradix.New[*mesh.Sidecar](), Nodes: iradix.New[mesh.Locality](), PlaceTests: iradix.New[int](),
 	}
 }
