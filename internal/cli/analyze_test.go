@@ -84,6 +84,11 @@ func annotated(name string) string {
 	return strings.Replace(pod, "labels:", "annotations: {"+name+": x}, labels:", 1)
 }
 
+// meshSettings is the mesh's ConfigMap.
+func meshSettings(text string) string {
+	return "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: '" + text + "'}\n"
+}
+
 // TestAnalyze has a case for each reason: what is wrong is told, with its code and where it is, and what is right is not.
 func TestAnalyze(t *testing.T) {
 	const good = "{hosts: [reviews], http: [{route: [{destination: {host: reviews, subset: v1}}]}]}"
@@ -122,11 +127,11 @@ func TestAnalyze(t *testing.T) {
 		{"a connection without a name", istio("networking", "ServiceEntry", "a", "{hosts: ['*.test'], resolution: DYNAMIC_DNS, ports: [{number: 443, name: tcp, protocol: TCP}]}"), "Error [IST0106] (ServiceEntry default/a) spec.ports[0].protocol"},
 		{"a port that a name does not say", istio("networking", "ServiceEntry", "a", "{hosts: ['*.test'], resolution: DYNAMIC_DNS, ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]}"), "Warning [SLW0001] (ServiceEntry default/a) spec.ports[0].targetPort"},
 		{"a resolution for wildcards", istio("networking", "ServiceEntry", "a", "{hosts: [a.test], resolution: DYNAMIC_DNS, ports: [{number: 443, name: tls, protocol: TLS}]}"), "Error [IST0106] (ServiceEntry default/a) spec.resolution"},
-		{"the mesh's own certificates outside", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: '{outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: ISTIO_MUTUAL}}}'}\n", "Error [IST0106] (ConfigMap istio-system/istio) data.mesh.outboundTrafficPolicy.tls.mode"},
-		{"a root that is none", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: '{caCertificates: [{pem: x}]}'}\n", "Error [IST0106] (ConfigMap istio-system/istio) data.mesh.caCertificates[0].pem"},
-		{"roots of elsewhere", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: '{caCertificates: [{pem: x, trustDomains: [other.test]}]}'}\n", "Warning [SLW0001] (ConfigMap istio-system/istio) data.mesh.caCertificates[0].trustDomains"},
-		{"a selector that is none", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: '{serviceEntryVisibility: {applyToSidecars: true, policies: [{visibility: NONE, matchingRules: [{namespaceSelector: {matchExpressions: [{key: a, operator: Like}]}}]}]}}'}\n", "Error [IST0106] (ConfigMap istio-system/istio) data.mesh.serviceEntryVisibility.policies[0].matchingRules[0].namespaceSelector"},
-		{"TLS to nobody", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: istio, namespace: istio-system}\ndata: {mesh: '{outboundTrafficPolicy: {mode: ALLOW_ANY, tls: {mode: SIMPLE}}}'}\n", "Warning [SLW0001] (ConfigMap istio-system/istio) data.mesh.outboundTrafficPolicy.tls"},
+		{"the mesh's own certificates outside", meshSettings("{outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: ISTIO_MUTUAL}}}"), "Error [IST0106] (ConfigMap istio-system/istio) data.mesh.outboundTrafficPolicy.tls.mode"},
+		{"a root that is none", meshSettings("{caCertificates: [{pem: x}]}"), "Error [IST0106] (ConfigMap istio-system/istio) data.mesh.caCertificates[0].pem"},
+		{"roots of elsewhere", meshSettings("{caCertificates: [{pem: x, trustDomains: [other.test]}]}"), "Warning [SLW0001] (ConfigMap istio-system/istio) data.mesh.caCertificates[0].trustDomains"},
+		{"a selector that is none", meshSettings("{serviceEntryVisibility: {applyToSidecars: true, policies: [{visibility: NONE, matchingRules: [{namespaceSelector: {matchExpressions: [{key: a, operator: Like}]}}]}]}}"), "Error [IST0106] (ConfigMap istio-system/istio) data.mesh.serviceEntryVisibility.policies[0].matchingRules[0].namespaceSelector"},
+		{"TLS to nobody", meshSettings("{outboundTrafficPolicy: {mode: ALLOW_ANY, tls: {mode: SIMPLE}}}"), "Warning [SLW0001] (ConfigMap istio-system/istio) data.mesh.outboundTrafficPolicy.tls"},
 		{"a patch without effect", istio("networking", "EnvoyFilter", "a", "{configPatches: [{applyTo: CLUSTER, patch: {operation: REPLACE, value: {name: x}}}]}"), "Warning [IST0152] (EnvoyFilter default/a) spec.configPatches[0].patch.operation"},
 		{"a patch by place", istio("networking", "EnvoyFilter", "a", "{configPatches: [{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, value: {name: x}}}]}"), "Info [IST0151] (EnvoyFilter default/a) spec.configPatches[0].patch.operation"},
 		{"claims without tokens", routes("{hosts: [reviews], gateways: [a], http: [{match: [{headers: {'@request.auth.claims.group': {exact: x}}}], route: [{destination: {host: reviews, subset: v1}}]}]}") + "---\n" + istio("networking", "Gateway", "a", edge), "Warning [IST0149] (VirtualService default/reviews) spec.http[0].match[0].headers"},

@@ -49,7 +49,7 @@ func meshConfigs(m *mesh) []feature {
 	toEntry := func(p *nettest.Pod, want bool) func(*mesh) error {
 		return func(m *mesh) error {
 			response, got, err := m.from(p, m.pods.outside.Address+":8080", "direct.test:8080", "/")
-			return orErr(err, expect((got.Version == "outside") == want, "%s is answered %s by %q", p.Name, response.Status, got.Version))
+			return orErr(err, expect((got.Version == "outside") == want, "%s is answered %v by %q", p.Name, response, got.Version))
 		}
 	}
 	deny := authorization("{action: DENY, rules: [{from: [{source: {principals: [new.test/ns/default/sa/client]}}]}]}")
