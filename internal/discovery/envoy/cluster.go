@@ -2,9 +2,7 @@ package envoy
 
 import (
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
-	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
-	"google.golang.org/protobuf/types/known/structpb"
 	networking "istio.io/api/networking/v1alpha3"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -79,24 +77,8 @@ func (m madeCluster) build(name string, through bool) []*Resource {
 	}
 	if o.Rule != nil {
 		c.Metadata = ownerMetadata(o.Rule.Owner, "destination-rule")
-	} else {
-		c.Metadata = &core.Metadata{FilterMetadata: map[string]*structpb.Struct{"istio": {}}}
 	}
-	c.Metadata.FilterMetadata["istio"] = withServices(c.Metadata.FilterMetadata["istio"], o)
 	return []*Resource{NewResource(name, c)}
-}
-
-// withServices names the service, as istio-proxy's telemetry and Kiali read it.
-func withServices(s *structpb.Struct, o *mesh.Outbound) *structpb.Struct {
-	if s.Fields == nil {
-		s.Fields = map[string]*structpb.Value{}
-	}
-	s.Fields["services"] = structpb.NewListValue(&structpb.ListValue{Values: []*structpb.Value{structpb.NewStructValue(&structpb.Struct{
-		Fields: map[string]*structpb.Value{
-			"host": structpb.NewStringValue(o.Host), "name": structpb.NewStringValue(o.Service.Name), "namespace": structpb.NewStringValue(o.Service.Namespace),
-		},
-	})}})
-	return s
 }
 
 // discover says where the cluster's endpoints come from: those that are known stand in it where Envoy resolves them itself. False if it

@@ -41,9 +41,8 @@ func secure(c *cluster.Cluster, config *mesh.Config, o *mesh.Outbound, port mesh
 			c.TransportSocket = tlsTransport(context)
 		}
 	case o.MTLS && c.GetType() != cluster.Cluster_ORIGINAL_DST:
-		c.TransportSocketMatches = []*cluster.Cluster_TransportSocketMatch{
+		c.TransportSocketMatches = []*cluster.Cluster_TransportSocketMatch{ // without a match the cluster's own transport is used: plain text
 			{Name: "tlsMode-istio", Match: tlsModeMatch(), TransportSocket: tlsTransport(meshContext(config, o, port, subset))},
-			{Name: "tlsMode-disabled", Match: &structpb.Struct{}, TransportSocket: rawTransport()},
 		}
 	}
 }

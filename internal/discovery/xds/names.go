@@ -26,6 +26,9 @@ func (n *names) has(name string) bool {
 
 // add subscribes to names; now is what there is at the moment.
 func (n *names) add(list []string, now *envoy.Section) {
+	if n.base == nil && n.also == nil && len(list) > 0 {
+		n.also = make(map[string]bool, len(list))
+	}
 	for _, name := range list {
 		switch {
 		case n.except[name]:

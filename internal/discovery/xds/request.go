@@ -17,19 +17,27 @@ type request struct {
 
 const heldField = 5 // initial_resource_versions of DeltaDiscoveryRequest
 
-// unmarshal reads a request. It keeps data.
+// unmarshal reads a request. It keeps data where the proxy holds something.
 func (r *request) unmarshal(data []byte) error {
-	var rest []byte
+	size := 0 // of what is not held
 	err := eachField(data, func(field protowire.Number, whole, _ []byte) error {
-		if field == heldField {
-			r.held = data
-		} else {
-			rest = append(rest, whole...)
+		if field != heldField {
+			size += len(whole)
 		}
 		return nil
 	})
 	if err != nil {
 		return err
+	}
+	rest := data
+	if size < len(data) {
+		r.held, rest = data, make([]byte, 0, size)
+		_ = eachField(data, func(field protowire.Number, whole, _ []byte) error {
+			if field != heldField {
+				rest = append(rest, whole...)
+			}
+			return nil
+		})
 	}
 	r.DeltaDiscoveryRequest = &discovery.DeltaDiscoveryRequest{}
 	return proto.Unmarshal(rest, r.DeltaDiscoveryRequest)

@@ -30,8 +30,8 @@ func (r *response) buffers() (mem.BufferSlice, error) {
 	return out, nil
 }
 
-// Codec is gRPC's for protobuf; it sends responses without marshalling them again, and reads requests without making much of them. A server that offers this service must use
-// it.
+// Codec is gRPC's for protobuf; it sends responses without marshalling them again, and reads requests without making much of them. A
+// server that offers this service must use it.
 type Codec struct{}
 
 // Name is that of the content type.
