@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -89,8 +90,12 @@ type bench struct {
 	bin  string
 }
 
+// clientMemory is what the clients' heap is kept to, in bytes: thousands are in one process here, beside all else.
+const clientMemory = 6 << 30
+
 func newBench(t *testing.T) *bench {
 	t.Helper()
+	debug.SetMemoryLimit(clientMemory)
 	root := kubetest.Root(t)
 	b := &bench{kube: kubetest.Start(t), bin: t.TempDir()}
 	crds, err := os.ReadFile(filepath.Join(root, "charts/base/crds/crd-all.gen.yaml"))
@@ -129,8 +134,8 @@ func (b *bench) start(t *testing.T) *plane {
 	t.Helper()
 	at := func() string { return fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t)) }
 	p := &plane{address: at(), secure: at(), debug: at()}
-	debug := p.debug
-	cmd := exec.Command(filepath.Join(b.bin, "slipwayd"), "--kubeconfig", b.kube.Kubeconfig, "--grpcAddr", p.address, "--secureGRPCAddr", p.secure, "--httpAddr", debug, "--monitoringAddr", at(), "--httpsAddr", at())
+	pages := p.debug
+	cmd := exec.Command(filepath.Join(b.bin, "slipwayd"), "--kubeconfig", b.kube.Kubeconfig, "--grpcAddr", p.address, "--secureGRPCAddr", p.secure, "--httpAddr", pages, "--monitoringAddr", at(), "--httpsAddr", at())
 	log, err := os.Create(filepath.Join(b.bin, "slipwayd.log"))
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +148,7 @@ func (b *bench) start(t *testing.T) *plane {
 	p.stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait(); _ = log.Close() }
 	t.Cleanup(p.stop)
 	kubetest.Eventually(t, time.Minute, func() error {
-		response, err := http.Get("http://" + debug + "/ready")
+		response, err := http.Get("http://" + pages + "/ready")
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -281,5 +282,28 @@ func telemetryFeatures(t *testing.T, c *collector) []feature {
 				after, err := m.counted(m.pods.client, "15020", "istio_requests_total", "destination_service_name", "reviews")
 				return orErr(err, expect(after == before, "requests are counted"))
 			}},
+		{name: "Telemetry metrics tagOverrides", proves: "Telemetry.metrics.overrides.tagOverrides", with: object(relabelled("CLIENT")), without: object(relabelled("SERVER")), check: func(m *mesh) error {
+			labels := []string{"who", "jason", "meant_port", "80", "request_protocol", "spoken", "destination_service_name", "reviews"}
+			before, err := m.counted(m.pods.client, "15020", "istio_requests_total", labels...)
+			if err := errors.Join(err, call(m, "/", "x-who", "jason")); err != nil {
+				return err
+			}
+			return within(3*time.Second, func() error {
+				all, err := m.metricsOf(m.pods.client, "15020")
+				for _, one := range all {
+					if _, there := one.labels["source_version"]; there && one.labels["who"] == "jason" {
+						return fmt.Errorf("the label is there still: %v", one)
+					}
+				}
+				after, missed := m.counted(m.pods.client, "15020", "istio_requests_total", labels...)
+				return errors.Join(err, missed, expect(after == before+1, "%v requests are counted, not one", after-before))
+			})
+		}},
 	}
+}
+
+// relabelled sets labels of the requests that are counted, and takes one away.
+func relabelled(mode string) string {
+	return "{metrics: [{overrides: [{match: {metric: REQUEST_COUNT, mode: " + mode + `}, tagOverrides: {who: {value: "request.headers['x-who']"}, meant_port: {value: "'x-who' in request.headers ? string(destination.port) : ''"},
+  request_protocol: {value: "'spoken'"}, source_version: {operation: REMOVE}}}]}]}`
 }

@@ -1,6 +1,8 @@
 package envoy
 
 import (
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -48,31 +50,51 @@ func (s side) connectionLogs() []*accesslog.AccessLog {
 	return append(out, s.counters(closeStats, logTypes(true, data.AccessLogType_TcpUpstreamConnected))...)
 }
 
-// counters are the logger that counts, without what is switched off; none where nothing is left.
+// counters are the logger that counts, as Telemetries would have it; none where nothing is left.
 func (s side) counters(kind [2]statistics, filter *accesslog.AccessLogFilter) []*accesslog.AccessLog {
 	if !s.counts {
 		return nil
 	}
-	of, off := kind[index(s.inbound)], s.watch().Off
-	if len(off) == 0 {
+	of, metrics := kind[index(s.inbound)], s.watch().Metrics
+	if len(metrics) == 0 {
 		return []*accesslog.AccessLog{statsLog(of.packed(), filter)}
 	}
 	all := of.config()
 	left := &stats.Config{StatsScope: all.StatsScope}
 	for _, c := range all.Counters {
-		if !off[metricNames[c.Stat.Name]] {
-			left.Counters = append(left.Counters, c)
+		if how := metrics[metricNames[c.Stat.Name]]; !how.Off {
+			left.Counters = append(left.Counters, &stats.Config_Counter{Stat: relabelled(c.Stat, how.Labels), ValueFixed: c.ValueFixed, ValueFormat: c.ValueFormat})
 		}
 	}
 	for _, h := range all.Histograms {
-		if !off[metricNames[h.Stat.Name]] {
-			left.Histograms = append(left.Histograms, h)
+		if how := metrics[metricNames[h.Stat.Name]]; !how.Off {
+			left.Histograms = append(left.Histograms, &stats.Config_Histogram{Stat: relabelled(h.Stat, how.Labels), Unit: h.Unit, ValueFormat: h.ValueFormat})
 		}
 	}
 	if len(left.Counters)+len(left.Histograms) == 0 {
 		return nil
 	}
 	return []*accesslog.AccessLog{statsLog(pack(left), filter)}
+}
+
+// What tells the agent of labels that a Telemetry sets, each by a tag of its own, and of those that it takes away, by one.
+const setTag, dropTag = "set_", "drop"
+
+// relabelled is a statistic with tags for the labels that are not as ever.
+func relabelled(stat *stats.Config_Stat, labels map[string]string) *stats.Config_Stat {
+	out := &stats.Config_Stat{Name: stat.Name, Tags: slices.Clone(stat.Tags)}
+	var dropped []string
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		if expression := labels[name]; expression != "" {
+			out.Tags = append(out.Tags, &stats.Config_Tag{Name: setTag + name, ValueFormat: "%CEL(" + expression + ")%"})
+		} else {
+			dropped = append(dropped, name)
+		}
+	}
+	if len(dropped) > 0 {
+		out.Tags = append(out.Tags, &stats.Config_Tag{Name: dropTag, ValueFormat: strings.Join(dropped, ",")})
+	}
+	return out
 }
 
 // metricNames are the Telemetry API's names of the statistics.

@@ -23,8 +23,15 @@ type Telemetry struct {
 type Watch struct {
 	Logs  []LogTo
 	Trace *Trace // nil where no spans are reported
-	// Off are the metrics that are not counted.
-	Off map[telemetry.MetricSelector_IstioMetric]bool
+	// Metrics are those that are not counted as ever.
+	Metrics map[telemetry.MetricSelector_IstioMetric]Counting
+}
+
+// Counting is how a metric is counted.
+type Counting struct {
+	Off bool
+	// Labels are CEL expressions of what labels say, by name; an empty one takes the label away.
+	Labels map[string]string
 }
 
 // LogTo is one access log. The provider without a name is MeshConfig's own file.
@@ -193,7 +200,7 @@ func (w Watches) With(t *Telemetry, o Observers) Watches {
 	for end := range w {
 		w[end].Logs = withLogs(w[end].Logs, t.Spec.AccessLogging, end, o)
 		w[end].Trace = withTracing(w[end].Trace, t.Spec.Tracing, end, o)
-		w[end].Off = withMetrics(w[end].Off, t.Spec.Metrics, end)
+		w[end].Metrics = withMetrics(w[end].Metrics, t.Spec.Metrics, end)
 	}
 	return w
 }
@@ -267,22 +274,44 @@ func withTracing(trace *Trace, settings []*telemetry.Tracing, end int, o Observe
 	return trace
 }
 
-func withMetrics(off map[telemetry.MetricSelector_IstioMetric]bool, settings []*telemetry.Metrics, end int) map[telemetry.MetricSelector_IstioMetric]bool {
+func withMetrics(metrics map[telemetry.MetricSelector_IstioMetric]Counting, settings []*telemetry.Metrics, end int) map[telemetry.MetricSelector_IstioMetric]Counting {
 	for _, s := range settings {
 		for _, override := range s.Overrides {
-			if override.Disabled == nil || !ofMode(override.GetMatch().GetMode(), end) || override.GetMatch().GetCustomMetric() != "" {
+			if !ofMode(override.GetMatch().GetMode(), end) || override.GetMatch().GetCustomMetric() != "" {
 				continue
 			}
-			off = maps.Clone(off)
-			if off == nil {
-				off = map[telemetry.MetricSelector_IstioMetric]bool{}
+			metrics = maps.Clone(metrics)
+			if metrics == nil {
+				metrics = map[telemetry.MetricSelector_IstioMetric]Counting{}
 			}
-			for metric := range telemetry.MetricSelector_IstioMetric_name {
-				if asked := override.GetMatch().GetMetric(); asked == telemetry.MetricSelector_ALL_METRICS || int32(asked) == metric {
-					off[telemetry.MetricSelector_IstioMetric(metric)] = override.Disabled.Value
+			for number := range telemetry.MetricSelector_IstioMetric_name {
+				metric := telemetry.MetricSelector_IstioMetric(number)
+				if asked := override.GetMatch().GetMetric(); asked == telemetry.MetricSelector_ALL_METRICS || asked == metric {
+					metrics[metric] = metrics[metric].with(override)
 				}
 			}
 		}
 	}
-	return off
+	return metrics
+}
+
+// with is how a metric is counted when more is said of it: what was said of other labels stays.
+func (c Counting) with(override *telemetry.MetricsOverrides) Counting {
+	if override.Disabled != nil {
+		c.Off = override.Disabled.Value
+	}
+	if len(override.TagOverrides) == 0 {
+		return c
+	}
+	c.Labels = maps.Clone(c.Labels)
+	if c.Labels == nil {
+		c.Labels = map[string]string{}
+	}
+	for name, tag := range override.TagOverrides {
+		c.Labels[name] = tag.Value
+		if tag.Operation == telemetry.MetricsOverrides_TagOverride_REMOVE {
+			c.Labels[name] = ""
+		}
+	}
+	return c
 }

@@ -2,12 +2,14 @@ package resolve
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"reflect"
+	"slices"
 	"strconv"
 
-	"github.com/google/cel-go/cel"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	meshapi "istio.io/api/mesh/v1alpha1"
 	api "istio.io/api/telemetry/v1alpha1"
@@ -51,12 +53,30 @@ func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Te
 			r.warn(at+".providers", ReasonUnsupported, "calls are traced to one provider; the first counts")
 		}
 	}
-	for i, metrics := range object.Spec.Metrics {
+	if len(out.Spec.Metrics) > 0 {
+		out.Spec = withLabels(out.Spec, r)
+	}
+	return out
+}
+
+// withLabels is a Telemetry without the labels that cannot be.
+func withLabels(spec *api.Telemetry, r *report) *api.Telemetry {
+	out := proto.CloneOf(spec)
+	for i, metrics := range out.Metrics {
 		for k, override := range metrics.Overrides {
-			if at := fmt.Sprintf("spec.metrics[%d].overrides[%d]", i, k); len(override.TagOverrides) > 0 {
-				r.warn(at+".tagOverrides", ReasonUnsupported, "labels cannot be changed here, and stay as they are; do it where the metrics are read, by relabelling")
-			} else if override.GetMatch().GetCustomMetric() != "" {
+			at := fmt.Sprintf("spec.metrics[%d].overrides[%d]", i, k)
+			if override.GetMatch().GetCustomMetric() != "" {
 				r.warn(at+".match.customMetric", ReasonUnsupported, "the proxies count Istio's own metrics only")
+			}
+			for _, name := range slices.Sorted(maps.Keys(override.TagOverrides)) {
+				tag, why := override.TagOverrides[name], ""
+				if tag.Operation == api.MetricsOverrides_TagOverride_REMOVE {
+					continue
+				}
+				if tag.Value, why = labelExpression(name, tag.Value); why != "" {
+					r.refuse(fmt.Sprintf("%s.tagOverrides[%s]", at, name), "%s", why)
+					delete(override.TagOverrides, name)
+				}
 			}
 		}
 	}
@@ -66,21 +86,6 @@ func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Te
 // withoutLogs is a Telemetry that says nothing of logs.
 func withoutLogs(spec *api.Telemetry) *api.Telemetry {
 	return &api.Telemetry{Selector: spec.Selector, Tracing: spec.Tracing, Metrics: spec.Metrics}
-}
-
-// checkExpression says why a CEL expression cannot be read; Envoy would refuse the listener that has it.
-func checkExpression(text string) string {
-	if text == "" {
-		return ""
-	}
-	environment, err := cel.NewEnv()
-	if err != nil {
-		return err.Error()
-	}
-	if _, issues := environment.Parse(text); issues.Err() != nil {
-		return issues.Err().Error()
-	}
-	return ""
 }
 
 // builtIn are the providers that every mesh has.

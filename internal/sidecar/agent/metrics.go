@@ -134,7 +134,7 @@ func (s self) labels(tags map[string]string) string {
 		}
 		pairs = append(pairs, "response_code", tags["code"], "grpc_response_status", grpc)
 	}
-	pairs = append(pairs, "response_flags", tags["flags"], "connection_security_policy", security)
+	pairs = relabel(append(pairs, "response_flags", tags["flags"], "connection_security_policy", security), tags)
 	if bound, ok := tags["le"]; ok {
 		pairs = append(pairs, "le", bound)
 	}
@@ -146,6 +146,37 @@ func (s self) labels(tags map[string]string) string {
 		out.WriteString(pairs[i] + "=" + strconv.Quote(pairs[i+1]))
 	}
 	return out.String()
+}
+
+// relabel sets labels and takes them away, as a Telemetry says. What a call has nothing of is unknown.
+func relabel(pairs []string, tags map[string]string) []string {
+	for _, tag := range slices.Sorted(maps.Keys(tags)) {
+		name, set := strings.CutPrefix(tag, "set_")
+		if !set {
+			continue
+		}
+		if at := labelAt(pairs, name); at >= 0 {
+			pairs[at+1] = orUnknown(tags[tag])
+		} else {
+			pairs = append(pairs, name, orUnknown(tags[tag]))
+		}
+	}
+	for name := range strings.SplitSeq(tags["drop"], ",") {
+		if at := labelAt(pairs, name); at >= 0 {
+			pairs = slices.Delete(pairs, at, at+2)
+		}
+	}
+	return pairs
+}
+
+// labelAt is where a label's name is in pairs of names and values; -1 is nowhere.
+func labelAt(pairs []string, name string) int {
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i] == name {
+			return i
+		}
+	}
+	return -1
 }
 
 // series is one line of a metric.
