@@ -50,6 +50,8 @@ type Rotation struct {
 	Settle time.Duration
 	// Followed says whether all proxies that are connected have followed the authority.
 	Followed func(context.Context, *Authority) bool
+
+	led time.Time // since when this replica has led
 }
 
 // Run looks again and again until the context ends. Several may run: the API server takes the step of one.
@@ -57,6 +59,7 @@ func (r Rotation) Run(ctx context.Context) {
 	if r.Store.Plugged() {
 		return
 	}
+	r.led = time.Now()
 	period := min(10*time.Second, max(r.Settle/4, 100*time.Millisecond))
 	for {
 		if err := r.look(ctx); err != nil && ctx.Err() == nil {
@@ -77,7 +80,7 @@ func (r Rotation) look(ctx context.Context) error {
 		return err
 	}
 	now := time.Now()
-	if phase, since := PhaseOf(secret); phase != Settled && now.Sub(since) < r.Settle {
+	if !r.due(secret, now) {
 		return nil
 	}
 	next, err := step(secret, r.Store.TrustDomain, now, func(since time.Time) bool {
@@ -93,6 +96,13 @@ func (r Rotation) look(ctx context.Context) error {
 	phase, _ := PhaseOf(next)
 	slog.Info("authority: rotation", "phase", phase)
 	return err
+}
+
+// due says whether a phase has lasted long enough. Those who had not followed before this replica began to lead may not be connected again yet,
+// and nobody would be waited for.
+func (r Rotation) due(secret *corev1.Secret, now time.Time) bool {
+	phase, since := PhaseOf(secret)
+	return phase == Settled || now.Sub(since) >= r.Settle && now.Sub(r.led) >= r.Settle
 }
 
 // holds says whether what the Secret says is in force here, and all proxies have followed it.

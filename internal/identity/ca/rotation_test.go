@@ -71,6 +71,23 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// TestDue: a phase lasts until it, and the replica that leads, have been there for a while.
+func TestDue(t *testing.T) {
+	now := time.Now()
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for _, c := range []struct {
+		phase      Phase
+		since, led time.Duration
+		want       bool
+	}{{Settled, 0, 0, true}, {Distribute, time.Minute, time.Hour, false}, {Distribute, time.Hour, time.Minute, false}, {Sign, time.Hour, 2 * time.Minute, true}} {
+		secret := &corev1.Secret{}
+		secret.Annotations = map[string]string{phaseAnnotation: string(c.phase), sinceAnnotation: ago(c.since).UTC().Format(time.RFC3339Nano)}
+		if got := (Rotation{Settle: 2 * time.Minute, led: ago(c.led)}).due(secret, now); got != c.want {
+			t.Errorf("%q for %s, led for %s: due %t", c.phase, c.since, c.led, got)
+		}
+	}
+}
+
 // TestOffer: an authority that would cut the mesh in two is not put in force.
 func TestOffer(t *testing.T) {
 	made := func() *Authority {
