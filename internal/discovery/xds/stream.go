@@ -266,7 +266,9 @@ func (s *stream) adopt(i int, t *typeState, held held) (has func(name string) bo
 	}
 	now := s.target.Load().parts[i]
 	t.base, t.hostBase = now, s.target.Load().parts[hostIndex]
-	t.answered = true
+	// Envoy takes a stream that brings nothing for one that failed, and waits longer each time before it connects again: clusters, which
+	// everybody asks for, are always answered.
+	t.answered = i != clusterIndex
 	if i == hostIndex { // each table's virtual hosts are compared when the table is
 		t.held = holdingOf(held, now[0])
 		for name, version := range t.held.differs {
