@@ -5,9 +5,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"math/big"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -134,7 +138,7 @@ func (m *mesh) othersCertificates(t *testing.T, root, intermediate *authority) {
 }
 
 // foreignRoot: a workload with a certificate of an authority that is none of the mesh's is taken where MeshConfig says so.
-func (m *mesh) foreignRoot(t *testing.T, root *authority) feature {
+func (m *mesh) foreignRoot(t *testing.T, root *authority) []feature {
 	foreign, err := newAuthority()
 	if err != nil {
 		t.Fatal(err)
@@ -142,11 +146,20 @@ func (m *mesh) foreignRoot(t *testing.T, root *authority) feature {
 	p := m.pods.network.Pod(t, "foreign")
 	foreign.mount(t, p, &authority{pem: root.pem + foreign.pem}, 0x7010)
 	m.injectWith(t, p, "default", "{app: foreign}", nil)
-	return feature{name: "caCertificates", proves: "MeshConfig.caCertificates", with: meshConfig("{caCertificates: [{pem: " + fmt.Sprintf("%q", foreign.pem) + "}]}"), without: meshConfig("{}"), check: func(m *mesh) error {
+	check := func(m *mesh) error {
 		_, got, err := m.from(p, reviewsIP+":80", "reviews", "/")
 		seen := got.Headers.Get("X-Forwarded-Client-Cert")
 		return orErr(err, expect(strings.Contains(seen, "spiffe://cluster.local/ns/default/sa/foreign"), "the server's proxy saw %q", seen))
-	}}
+	}
+	block, _ := pem.Decode([]byte(foreign.pem))
+	bundle := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(map[string]any{"spiffe_sequence": 1, "keys": []any{map[string]any{"use": "x509-svid", "kty": "EC", "x5c": [][]byte{block.Bytes}}}})
+	}))
+	t.Cleanup(bundle.Close)
+	return []feature{
+		{name: "caCertificates", proves: "MeshConfig.caCertificates", with: meshConfig("{caCertificates: [{pem: " + fmt.Sprintf("%q", foreign.pem) + "}]}"), without: meshConfig("{}"), check: check},
+		{name: "caCertificates of a SPIFFE bundle", proves: "MeshConfig.caCertificates", with: meshConfig("{caCertificates: [{spiffeBundleUrl: " + fmt.Sprintf("%q", bundle.URL) + "}]}"), without: meshConfig("{}"), check: check},
+	}
 }
 
 // issuer is the serial number of the intermediate that has signed a workload's certificate, as a caller sees it.
@@ -207,6 +220,6 @@ func TestPluggedAuthority(t *testing.T) {
 	}
 	t.Run("others' certificates", func(t *testing.T) { m.othersCertificates(t, root, first) })
 	m.base = meshConfig("{}")
-	m.prove(t, []feature{m.foreignRoot(t, root)})
+	m.prove(t, m.foreignRoot(t, root))
 	m.rejections(t)
 }

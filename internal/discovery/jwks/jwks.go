@@ -1,5 +1,5 @@
-// Package jwks reads the key sets of token issuers where RequestAuthentications say that they are. Sources enter, key sets leave; it
-// must not know what they are used for.
+// Package jwks reads key sets where RequestAuthentications say that those of token issuers are, and MeshConfig that SPIFFE bundles are. Sources
+// enter, key sets leave; it must not know what they are used for.
 package jwks
 
 import (
@@ -73,7 +73,7 @@ func (r *Reader) follow(ctx context.Context, source string, patience time.Durati
 		done()
 		wait := refresh
 		if err != nil {
-			slog.Warn("the keys of a token issuer cannot be read; its new tokens are refused until they can be", "source", source, "error", err)
+			slog.Warn("a key set cannot be read; what only its keys would prove is refused until it can be", "source", source, "error", err)
 			wait, retry = retry, min(2*retry, lastRetry)
 		} else {
 			retry = firstRetry

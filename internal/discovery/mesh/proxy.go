@@ -139,6 +139,8 @@ type Config struct {
 	Compliance        compliance.Policy
 	// TrustedRoots are those that workloads trust beside the control plane's, in PEM.
 	TrustedRoots []string
+	// Bundles are where SPIFFE bundles are fetched, whose roots are trusted too: BundleRoots, as far as they are known.
+	Bundles, BundleRoots []string
 	// Settings are those of the proxies themselves.
 	Settings *Settings
 	// Of is the mesh's own configuration where this is that of some workloads; see Plain.

@@ -45,7 +45,8 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 			r.refuse("data.mesh.discoverySelectors", "%v; all namespaces are read", err)
 		}
 		readOutside(config, api.OutboundTrafficPolicy, r)
-		config.TrustedRoots = trustedRoots(config, api, r)
+		config.TrustedRoots, config.Bundles = trustedRoots(config, api, r)
+		config.BundleRoots = s.bundleRoots(config.Bundles)
 		config.Observers = observers(api)
 		visibility = api.ServiceEntryVisibility
 		if config.Traffic != nil {
@@ -63,6 +64,8 @@ func (s *step) meshConfig(name string, object *corev1.ConfigMap) {
 		s.countPlaces(nil, s.base.ZoneAware, nil, -1)
 		s.countPlaces(nil, config.ZoneAware, nil, 1)
 	}
+	s.countSources(s.base.Bundles, -1)
+	s.countSources(config.Bundles, 1)
 	identities := config.TrustDomain != s.base.TrustDomain || config.RootNamespace != s.base.RootNamespace
 	s.base = config
 	s.dirty.All = true

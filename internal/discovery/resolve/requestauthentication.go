@@ -3,6 +3,8 @@ package resolve
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"time"
 
 	security "istio.io/client-go/pkg/apis/security/v1"
 
@@ -44,11 +46,22 @@ func (s *step) requestAuthentication(namespace, name string, object *security.Re
 func (s *step) countKeySources(of *mesh.RequestAuthentication, by int) {
 	for _, rule := range of.Rules {
 		if source := mesh.KeySource(rule); source != "" {
-			key := world.Key(source, rule.GetTimeout().AsDuration().String())
-			uses, _ := s.World.KeySources.Get(key)
-			s.World.KeySources = put(s.World.KeySources, key, uses+by, uses+by > 0)
+			s.countSource(source, rule.GetTimeout().AsDuration(), by)
 		}
 	}
+}
+
+// countSources keeps which bundles of roots are needed.
+func (s *step) countSources(bundles []string, by int) {
+	for _, source := range bundles {
+		s.countSource(source, 0, by)
+	}
+}
+
+func (s *step) countSource(source string, wait time.Duration, by int) {
+	key := world.Key(source, wait.String())
+	uses, _ := s.World.KeySources.Get(key)
+	s.World.KeySources = put(s.World.KeySources, key, uses+by, uses+by > 0)
 }
 
 // keySet takes the keys that were read from a source; without an object they are not known.
@@ -64,4 +77,10 @@ func (s *step) keySet(source string, object *mesh.KeySet) {
 	s.World.Keys = put(s.World.Keys, []byte(source), after, after != "")
 	s.dirty.Workloads("*")
 	s.dirty.Gateways = true
+	if slices.Contains(s.base.Bundles, source) {
+		next := *s.base
+		next.BundleRoots = s.bundleRoots(next.Bundles)
+		s.base = &next
+		s.watch()
+	}
 }

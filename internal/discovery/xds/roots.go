@@ -41,7 +41,7 @@ func (s *Server) rootsWith(own []string) *envoy.Resource {
 	if s.world == nil {
 		return envoy.Roots(own)
 	}
-	return envoy.Roots(slices.Concat(own, s.world.Config.TrustedRoots))
+	return envoy.Roots(slices.Concat(own, s.world.Config.TrustedRoots, s.world.Config.BundleRoots))
 }
 
 // tellRoots tells agents of roots if they are others than before; it is called with the lock.
