@@ -137,6 +137,9 @@ func (m *mesh) trusts(p *nettest.Pod, root string) error {
 			CA []struct {
 				Serial string `json:"serial_number"`
 			} `json:"ca_cert"`
+			Own []struct {
+				Ends time.Time `json:"expiration_time"`
+			} `json:"cert_chain"`
 		}
 	}
 	if err := json.NewDecoder(response.Body).Decode(&certs); err != nil {
@@ -147,7 +150,7 @@ func (m *mesh) trusts(p *nettest.Pod, root string) error {
 		for _, one := range certificate.CA {
 			seen++
 			if one.Serial != root {
-				return fmt.Errorf("%s: Envoy trusts the root %s too", p.Name, one.Serial)
+				return fmt.Errorf("%s: Envoy trusts the root %s too, where its own certificates are %v", p.Name, one.Serial, certificate.Own)
 			}
 		}
 	}
