@@ -31,8 +31,9 @@ images: ## write the container images to dist/images, without Docker or a regist
 .PHONY: test
 test: build bin/gotestsum ## all tests, those on a real cluster included; what failed is told last
 	hack/setup.sh
-	bin/gotestsum --format pkgname --hide-summary skipped -- -count=1 -timeout 60m $$(go list ./... | grep -v /test/e2e)
-	bin/gotestsum --format pkgname --hide-summary skipped -- -count=1 -timeout 30m ./test/e2e # alone: it counts lost requests, and a cluster with a mesh needs a machine for itself
+	bin/gotestsum --format pkgname --hide-summary skipped -- -count=1 -timeout 30m $$(go list ./... | grep -v -e /test/conformance -e /test/e2e)
+	bin/gotestsum --format pkgname --hide-summary skipped -- -count=1 -timeout 60m ./test/conformance # alone, as it counts lost requests
+	bin/gotestsum --format pkgname --hide-summary skipped -- -count=1 -timeout 30m ./test/e2e # likewise, and a cluster with a mesh needs a machine for itself
 	cd test/monitoring && go test -count=1 ./...
 
 .PHONY: test-unit
