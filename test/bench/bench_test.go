@@ -134,8 +134,7 @@ func (b *bench) start(t *testing.T) *plane {
 	t.Helper()
 	at := func() string { return fmt.Sprintf("127.0.0.1:%d", kubetest.FreePort(t)) }
 	p := &plane{address: at(), secure: at(), debug: at()}
-	pages := p.debug
-	cmd := exec.Command(filepath.Join(b.bin, "slipwayd"), "--kubeconfig", b.kube.Kubeconfig, "--grpcAddr", p.address, "--secureGRPCAddr", p.secure, "--httpAddr", pages, "--monitoringAddr", at(), "--httpsAddr", at())
+	cmd := exec.Command(filepath.Join(b.bin, "slipwayd"), "--kubeconfig", b.kube.Kubeconfig, "--grpcAddr", p.address, "--secureGRPCAddr", p.secure, "--httpAddr", p.debug, "--monitoringAddr", at(), "--httpsAddr", at())
 	log, err := os.Create(filepath.Join(b.bin, "slipwayd.log"))
 	if err != nil {
 		t.Fatal(err)
@@ -148,7 +147,7 @@ func (b *bench) start(t *testing.T) *plane {
 	p.stop = func() { _ = cmd.Process.Kill(); _ = cmd.Wait(); _ = log.Close() }
 	t.Cleanup(p.stop)
 	kubetest.Eventually(t, time.Minute, func() error {
-		response, err := http.Get("http://" + pages + "/ready")
+		response, err := http.Get("http://" + p.debug + "/ready")
 		if err != nil {
 			return err
 		}

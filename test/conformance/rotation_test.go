@@ -55,8 +55,9 @@ spec: {host: reviews, trafficPolicy: {connectionPool: {http: {maxRequestsPerConn
 // TestRotation replaces the mesh's root, and kills the control plane in every phase, while a request goes from one workload to the other
 // every 10 ms, each over a connection of its own. Not one may be lost.
 func TestRotation(t *testing.T) {
-	t.Parallel()                            // its ports are its own
-	m := startPair(t, "--rootSettle", "8s") // longer than Envoy waits between attempts to connect when the control plane has been away
+	t.Parallel() // its ports are its own
+	// A phase is longer than Envoy waits between attempts to connect when the control plane has been away.
+	m := startPair(t, "--rootSettle", "8s")
 	clients, err := kubernetes.NewForConfig(m.kube.Config)
 	if err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 	data "github.com/envoyproxy/go-control-plane/envoy/data/accesslog/v3"
 	stats "github.com/envoyproxy/go-control-plane/envoy/extensions/access_loggers/stats/v3"
 	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	telemetry "istio.io/api/telemetry/v1alpha1"
 
@@ -59,17 +60,15 @@ func (s side) counters(kind [2]statistics, filter *accesslog.AccessLogFilter) []
 	if len(metrics) == 0 {
 		return []*accesslog.AccessLog{statsLog(of.packed(), filter)}
 	}
-	all := of.config()
-	left := &stats.Config{StatsScope: all.StatsScope}
-	for _, c := range all.Counters {
-		if how := metrics[metricNames[c.Stat.Name]]; !how.Off {
-			left.Counters = append(left.Counters, &stats.Config_Counter{Stat: relabelled(c.Stat, how.Labels), ValueFixed: c.ValueFixed, ValueFormat: c.ValueFormat})
-		}
+	how := func(stat *stats.Config_Stat) mesh.Counting { return metrics[metricNames[stat.Name]] }
+	left := proto.CloneOf(of.config())
+	left.Counters = slices.DeleteFunc(left.Counters, func(c *stats.Config_Counter) bool { return how(c.Stat).Off })
+	left.Histograms = slices.DeleteFunc(left.Histograms, func(h *stats.Config_Histogram) bool { return how(h.Stat).Off })
+	for _, c := range left.Counters {
+		relabel(c.Stat, how(c.Stat).Labels)
 	}
-	for _, h := range all.Histograms {
-		if how := metrics[metricNames[h.Stat.Name]]; !how.Off {
-			left.Histograms = append(left.Histograms, &stats.Config_Histogram{Stat: relabelled(h.Stat, how.Labels), Unit: h.Unit, ValueFormat: h.ValueFormat})
-		}
+	for _, h := range left.Histograms {
+		relabel(h.Stat, how(h.Stat).Labels)
 	}
 	if len(left.Counters)+len(left.Histograms) == 0 {
 		return nil
@@ -80,21 +79,19 @@ func (s side) counters(kind [2]statistics, filter *accesslog.AccessLogFilter) []
 // What tells the agent of labels that a Telemetry sets, each by a tag of its own, and of those that it takes away, by one.
 const setTag, dropTag = "set_", "drop"
 
-// relabelled is a statistic with tags for the labels that are not as ever.
-func relabelled(stat *stats.Config_Stat, labels map[string]string) *stats.Config_Stat {
-	out := &stats.Config_Stat{Name: stat.Name, Tags: slices.Clone(stat.Tags)}
+// relabel adds tags to a statistic for the labels that are not as ever.
+func relabel(stat *stats.Config_Stat, labels map[string]string) {
 	var dropped []string
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
 		if expression := labels[name]; expression != "" {
-			out.Tags = append(out.Tags, &stats.Config_Tag{Name: setTag + name, ValueFormat: "%CEL(" + expression + ")%"})
+			stat.Tags = append(stat.Tags, &stats.Config_Tag{Name: setTag + name, ValueFormat: "%CEL(" + expression + ")%"})
 		} else {
 			dropped = append(dropped, name)
 		}
 	}
 	if len(dropped) > 0 {
-		out.Tags = append(out.Tags, &stats.Config_Tag{Name: dropTag, ValueFormat: strings.Join(dropped, ",")})
+		stat.Tags = append(stat.Tags, &stats.Config_Tag{Name: dropTag, ValueFormat: strings.Join(dropped, ",")})
 	}
-	return out
 }
 
 // metricNames are the Telemetry API's names of the statistics.

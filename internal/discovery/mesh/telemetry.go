@@ -277,7 +277,7 @@ func withTracing(trace *Trace, settings []*telemetry.Tracing, end int, o Observe
 func withMetrics(metrics map[telemetry.MetricSelector_IstioMetric]Counting, settings []*telemetry.Metrics, end int) map[telemetry.MetricSelector_IstioMetric]Counting {
 	for _, s := range settings {
 		for _, override := range s.Overrides {
-			if !ofMode(override.GetMatch().GetMode(), end) || override.GetMatch().GetCustomMetric() != "" {
+			if override.Disabled == nil && len(override.TagOverrides) == 0 || !ofMode(override.GetMatch().GetMode(), end) || override.GetMatch().GetCustomMetric() != "" {
 				continue
 			}
 			metrics = maps.Clone(metrics)

@@ -25,11 +25,11 @@ func trustedRoots(config *mesh.Config, api *meshapi.MeshConfig, r *report) (out,
 		case len(from.TrustDomains) > 0 && !slices.ContainsFunc(from.TrustDomains, func(domain string) bool { return slices.Contains(ours, domain) }):
 			r.warn(field+".trustDomains", ReasonUnsupported, "does not name the mesh's own trust domain %s, and workloads of others are not taken; name it, or add the other to trustDomainAliases", config.TrustDomain)
 		case from.GetSpiffeBundleUrl() != "":
-			if at, err := url.Parse(from.GetSpiffeBundleUrl()); err != nil || at.Host == "" || at.Scheme != "https" && at.Scheme != "http" {
+			if at, err := url.Parse(from.GetSpiffeBundleUrl()); err == nil && at.Host != "" && (at.Scheme == "https" || at.Scheme == "http") {
+				bundles = append(bundles, from.GetSpiffeBundleUrl())
+			} else {
 				r.refuse(field+".spiffeBundleUrl", "is to be an https or http URL")
-				continue
 			}
-			bundles = append(bundles, from.GetSpiffeBundleUrl())
 		default:
 			found, err := certificates([]byte(from.GetPem()))
 			if err != nil {

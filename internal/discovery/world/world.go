@@ -38,7 +38,7 @@ type World struct {
 	// AuthorizationPolicies and RequestAuthentications by namespace NUL name.
 	AuthorizationPolicies  *iradix.Tree[*mesh.AuthorizationPolicy]
 	RequestAuthentications *iradix.Tree[*mesh.RequestAuthentication]
-	// KeySources counts the rules that need the keys of a source, by source NUL how long they wait for an answer; 0s is as long as usual. Keys
+	// KeySources counts what needs the keys of a source, by source NUL how long it waits for an answer; 0s is as long as usual. Keys
 	// has those that were read.
 	KeySources *iradix.Tree[int]
 	Keys       *iradix.Tree[string]

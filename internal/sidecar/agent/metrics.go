@@ -148,20 +148,31 @@ func (s self) labels(tags map[string]string) string {
 	return out.String()
 }
 
+// The tags of labels that a Telemetry sets, each its own, and of those that it takes away.
+const setTag, dropTag = "set_", "drop"
+
 // relabel sets labels and takes them away, as a Telemetry says. What a call has nothing of is unknown.
 func relabel(pairs []string, tags map[string]string) []string {
-	for _, tag := range slices.Sorted(maps.Keys(tags)) {
-		name, set := strings.CutPrefix(tag, "set_")
-		if !set {
-			continue
-		}
-		if at := labelAt(pairs, name); at >= 0 {
-			pairs[at+1] = orUnknown(tags[tag])
-		} else {
-			pairs = append(pairs, name, orUnknown(tags[tag]))
+	var set []string
+	for tag := range tags {
+		if name, ok := strings.CutPrefix(tag, setTag); ok {
+			set = append(set, name)
 		}
 	}
-	for name := range strings.SplitSeq(tags["drop"], ",") {
+	slices.Sort(set)
+	for _, name := range set {
+		value := orUnknown(tags[setTag+name])
+		if at := labelAt(pairs, name); at >= 0 {
+			pairs[at+1] = value
+		} else {
+			pairs = append(pairs, name, value)
+		}
+	}
+	dropped, some := tags[dropTag]
+	if !some {
+		return pairs
+	}
+	for name := range strings.SplitSeq(dropped, ",") {
 		if at := labelAt(pairs, name); at >= 0 {
 			pairs = slices.Delete(pairs, at, at+2)
 		}
