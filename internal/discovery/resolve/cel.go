@@ -61,10 +61,18 @@ func unknownTo(expression ast.Expr) (why string) {
 
 var labelName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
+// labelFault says why a label cannot be set or taken away.
+func labelFault(name string) string {
+	if !labelName.MatchString(name) || strings.HasPrefix(name, "__") || name == "le" {
+		return "no label can be named so; take letters, digits and underscores"
+	}
+	return ""
+}
+
 // labelExpression is what Envoy is to print for a label, or why it cannot.
 func labelExpression(name, text string) (printed, why string) {
-	if !labelName.MatchString(name) || strings.HasPrefix(name, "__") || name == "le" {
-		return "", "no label can be named so; take letters, digits and underscores"
+	if why := labelFault(name); why != "" {
+		return "", why
 	}
 	parsed, why := parseExpression(text)
 	if why != "" {

@@ -71,9 +71,11 @@ func withLabels(spec *api.Telemetry, r *report) *api.Telemetry {
 			for _, name := range slices.Sorted(maps.Keys(override.TagOverrides)) {
 				tag, why := override.TagOverrides[name], ""
 				if tag.Operation == api.MetricsOverrides_TagOverride_REMOVE {
-					continue
+					why = labelFault(name)
+				} else {
+					tag.Value, why = labelExpression(name, tag.Value)
 				}
-				if tag.Value, why = labelExpression(name, tag.Value); why != "" {
+				if why != "" {
 					r.refuse(fmt.Sprintf("%s.tagOverrides[%s]", at, name), "%s", why)
 					delete(override.TagOverrides, name)
 				}
