@@ -32,6 +32,7 @@ type Engine struct {
 	start   resolve.Options
 	metrics *metrics
 	reach   steps
+	hold    hold
 }
 
 // NewEngine prepares the line; nothing is read before Run.
@@ -84,10 +85,11 @@ func (e *Engine) Run(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-e.queue.Ready():
-			before := e.state.Load().World.KeySources
-			e.step()
-			e.wantKeys(ctx, before)
+		case <-e.hold.over():
 		}
+		before := e.state.Load().World.KeySources
+		e.step(time.Now())
+		e.wantKeys(ctx, before)
 	}
 }
 
@@ -109,13 +111,11 @@ func (e *Engine) wantKeys(ctx context.Context, before *iradix.Tree[int]) {
 
 // step takes all that is pending at once: when idle a change goes through at once, and under load what comes while one
 // step runs is taken together by the next.
-func (e *Engine) step() {
-	changes := e.source.Take()
+func (e *Engine) step(began time.Time) {
+	state, dirty, changes := e.hold.next(e.state.Load(), e.source.Take(), began)
 	if len(changes) == 0 {
 		return
 	}
-	began := time.Now()
-	state, dirty := resolve.Next(e.state.Load(), changes)
 	e.state.Store(state)
 	step := uint64(0) // what changes nothing has reached everybody
 	if !dirty.Empty() {

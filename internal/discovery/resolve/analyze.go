@@ -71,23 +71,28 @@ func (s *State) analyzeRoutes(object *networking.VirtualService, r *report) {
 		}
 	}
 	s.analyzeClaims(object, r)
-	for i, rule := range object.Spec.Http {
+	destinations(&object.Spec, func(to *api.Destination, field string) { s.analyzeDestination(names, to, field, r) })
+}
+
+// destinations visits what a VirtualService sends to, each with its field; a destination may be nil.
+func destinations(spec *api.VirtualService, visit func(to *api.Destination, field string)) {
+	for i, rule := range spec.Http {
 		for k, route := range rule.Route {
-			s.analyzeDestination(names, route.Destination, fmt.Sprintf("spec.http[%d].route[%d].destination", i, k), r)
+			visit(route.Destination, fmt.Sprintf("spec.http[%d].route[%d].destination", i, k))
 		}
-		s.analyzeDestination(names, rule.Mirror, fmt.Sprintf("spec.http[%d].mirror", i), r)
+		visit(rule.Mirror, fmt.Sprintf("spec.http[%d].mirror", i))
 		for k, mirror := range rule.Mirrors {
-			s.analyzeDestination(names, mirror.Destination, fmt.Sprintf("spec.http[%d].mirrors[%d].destination", i, k), r)
+			visit(mirror.Destination, fmt.Sprintf("spec.http[%d].mirrors[%d].destination", i, k))
 		}
 	}
-	for i, rule := range object.Spec.Tls {
+	for i, rule := range spec.Tls {
 		for k, route := range rule.Route {
-			s.analyzeDestination(names, route.Destination, fmt.Sprintf("spec.tls[%d].route[%d].destination", i, k), r)
+			visit(route.Destination, fmt.Sprintf("spec.tls[%d].route[%d].destination", i, k))
 		}
 	}
-	for i, rule := range object.Spec.Tcp {
+	for i, rule := range spec.Tcp {
 		for k, route := range rule.Route {
-			s.analyzeDestination(names, route.Destination, fmt.Sprintf("spec.tcp[%d].route[%d].destination", i, k), r)
+			visit(route.Destination, fmt.Sprintf("spec.tcp[%d].route[%d].destination", i, k))
 		}
 	}
 }
@@ -120,13 +125,15 @@ func (s *State) analyzeDestination(names naming, to *api.Destination, field stri
 	case number != 0 && len(service.Ports) > 0 && !slices.ContainsFunc(service.Ports, func(p mesh.Port) bool { return p.Number == number }):
 		r.warn(field+".port.number", ReasonReference, "%s has no port %d; requests are answered 503", host, number)
 	}
-	if to.Subset == "" {
-		return
-	}
-	rule := s.World.Rule(host, names.namespace, service.Namespace, func(*mesh.DestinationRule) bool { return true })
-	if rule == nil || !slices.ContainsFunc(rule.Subsets, func(subset mesh.Subset) bool { return subset.Name == to.Subset }) {
+	if to.Subset != "" && !s.hasSubset(service, host, names.namespace, to.Subset) {
 		r.warn(field+".subset", ReasonReference, "no DestinationRule for %s has the subset %s; requests are answered 503", host, to.Subset)
 	}
+}
+
+// hasSubset says whether the rule of a host has a subset, for callers in a namespace.
+func (s *State) hasSubset(service *mesh.Service, host, namespace, subset string) bool {
+	rule := s.World.Rule(host, namespace, service.Namespace, func(*mesh.DestinationRule) bool { return true })
+	return rule != nil && slices.ContainsFunc(rule.Subsets, func(s mesh.Subset) bool { return s.Name == subset })
 }
 
 // known is what callers of a namespace mean by a host, which may be a part of a wildcard.
