@@ -3,6 +3,7 @@ package conformance
 import (
 	"context"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"flag"
@@ -111,7 +112,7 @@ func TestRotation(t *testing.T) {
 	m.rejections(t)
 }
 
-// serial is that of a certificate, as Envoy writes it.
+// serial is that of a certificate, as Envoy writes it: in whole bytes.
 func serial(t *testing.T, text []byte) string {
 	t.Helper()
 	block, _ := pem.Decode(text)
@@ -122,7 +123,7 @@ func serial(t *testing.T, text []byte) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return certificate.SerialNumber.Text(16)
+	return hex.EncodeToString(certificate.SerialNumber.Bytes())
 }
 
 // trusts says whether a pod's Envoy trusts one root alone.
@@ -151,7 +152,7 @@ func (m *mesh) trusts(p *nettest.Pod, root string) error {
 		for _, one := range certificate.CA {
 			seen++
 			if one.Serial != root {
-				return fmt.Errorf("%s: Envoy trusts the root %s too, where its own certificates are %v", p.Name, one.Serial, certificate.Own)
+				return fmt.Errorf("%s: Envoy trusts the root %s, want %s alone; its own certificates are %v", p.Name, one.Serial, root, certificate.Own)
 			}
 		}
 	}
