@@ -17,6 +17,7 @@ import (
 // most until the barrier's deadline; and a newer target takes the place of an older one at once.
 func (s *stream) advance() error {
 	target := s.target.Load()
+	s.removal = time.Time{}
 	for name := range s.warming { // one that is gone meanwhile will never be warm
 		if _, has := get(target.parts[endpointIndex], name); !has {
 			delete(s.warming, name)
@@ -31,7 +32,10 @@ func (s *stream) advance() error {
 		}
 	}
 	if s.waits(clusterIndex) || s.waits(endpointIndex) || s.warmAll || len(s.warming) > 0 {
-		if !s.expired() {
+		if s.deadline.IsZero() {
+			s.deadline = time.Now().Add(barrier)
+		}
+		if time.Now().Before(s.deadline) {
 			return nil
 		}
 		s.warming, s.warmAll = map[string]bool{}, false
@@ -41,27 +45,38 @@ func (s *stream) advance() error {
 			return err
 		}
 	}
-	if t := s.types[clusterIndex]; t == nil || len(t.doomed) == 0 {
-		s.deadline = time.Time{}
-		return nil
-	}
-	if (s.waits(listenerIndex) || s.waits(routeIndex) || s.waits(hostIndex)) && !s.expired() {
-		return nil
-	}
 	s.deadline = time.Time{}
+	if t := s.types[clusterIndex]; t == nil || len(t.doomed) == 0 {
+		return nil
+	}
+	// What waits for its turn behind a response that is not acknowledged may still lead to what is to go. However long changes go on
+	// before, each of these has its own time.
+	for _, i := range []int{listenerIndex, routeIndex, hostIndex} {
+		if ends := s.types[i].due(); time.Now().Before(ends) {
+			s.removal = ends
+			return nil
+		}
+	}
 	return s.push(clusterIndex, target, true)
 }
 
 // waits says that a response of the type is not acknowledged yet.
 func (s *stream) waits(i int) bool { return s.types[i] != nil && s.types[i].nonce != "" }
 
-// expired says that the barrier's deadline has passed; it sets one where there is none.
-func (s *stream) expired() bool {
-	if s.deadline.IsZero() {
-		s.deadline = time.Now().Add(barrier)
-		return false
+// due is until when the acknowledgement of a type's last response is waited for; zero when it is not.
+func (t *typeState) due() time.Time {
+	if t == nil || t.nonce == "" {
+		return time.Time{}
 	}
-	return !time.Now().Before(s.deadline)
+	return t.sentAt.Add(barrier)
+}
+
+// wakesAt is when the first of what is waited for is waited for no longer; zero when nothing is.
+func (s *stream) wakesAt() time.Time {
+	if s.deadline.IsZero() || !s.removal.IsZero() && s.removal.Before(s.deadline) {
+		return s.removal
+	}
+	return s.deadline
 }
 
 // push sends what differs between what the proxy was sent and the target. While a response is not acknowledged nothing
@@ -271,7 +286,7 @@ func (s *stream) respond(i int, t *typeState, resources []*envoy.Resource, remov
 	for _, r := range out.resources {
 		bytes += len(r.Body.Value)
 	}
-	t.sent, t.removed = resources, removed
+	t.sent, t.removed, t.sentAt = resources, removed, time.Now()
 	s.noteRollback(i, t, resources)
 	if i == clusterIndex {
 		s.warm(resources, first)

@@ -42,7 +42,8 @@ type stream struct {
 	warmAll  bool            // all clusters were sent, and no endpoints are acknowledged yet
 	opened   map[string]bool // tables whose virtual hosts are sent
 	closed   map[string]bool // those that were removed since
-	deadline time.Time       // when the running barrier ends; zero when there is none
+	deadline time.Time       // until when listeners and routes wait for clusters; zero when they do not
+	removal  time.Time       // until when clusters that are to go wait for routes; zero when they do not
 	send     func(*response) error
 	metrics  *Metrics
 	nonce    uint64
@@ -76,6 +77,7 @@ type typeState struct {
 	held       *holding          // of virtual hosts: what the proxy brought along, until its tables are opened
 	brought    map[string]string // versions of what it brought along that was not so here
 	nonce      string            // of the response that is not acknowledged yet
+	sentAt     time.Time         // when it was sent
 	sent       []*envoy.Resource
 	removed    []string            // in the last response
 	suspects   [][]*envoy.Resource // parts of a rejected response, to be sent by themselves
@@ -151,8 +153,8 @@ func (s *stream) loop(requests <-chan *request, failed <-chan error) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		if !s.deadline.IsZero() {
-			timer.Reset(time.Until(s.deadline))
+		if at := s.wakesAt(); !at.IsZero() {
+			timer.Reset(time.Until(at))
 		}
 		var err error
 		select {
