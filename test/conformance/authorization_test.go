@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -66,10 +65,6 @@ func authorizations(m *mesh) []feature {
 		feature{name: "AuthorizationPolicy of the root namespace", proves: "AuthorizationPolicy.action", check: asked(403, "/"), with: "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: case, namespace: istio-system}\nspec: {action: DENY, rules: [{}]}\n"},
 		feature{name: "AuthorizationPolicy dry run", proves: "AuthorizationPolicy.action", check: asked(200, "/"), with: strings.Replace(authorization("{action: DENY, rules: [{}]}"), "{name: case}", "{name: case, annotations: {istio.io/dry-run: \"true\"}}", 1),
 			without: strings.Replace(authorization("{action: DENY, rules: [{}]}"), "{name: case}", "{name: case, annotations: {istio.io/dry-run: \"false\"}}", 1)},
-		feature{name: "AuthorizationPolicy CUSTOM", proves: "AuthorizationPolicy.provider.name MeshConfig.extensionProviders", check: both(asked(200, "/open"), asked(403, "/guarded"), asked(200, "/guarded", "x-ext", "allow")),
-			with:    meshConfig("{extensionProviders: [{name: web, envoyExtAuthzHttp: {service: legacy.default.svc.cluster.local, port: 8007, includeRequestHeadersInCheck: [x-ext]}}]}") + authorization("{action: CUSTOM, provider: {name: web}, rules: [{to: [{operation: {paths: [/guarded]}}]}]}"),
-			without: meshConfig("{extensionProviders: [{name: web, envoyExtAuthzHttp: {service: legacy.default.svc.cluster.local, port: 8007}}]}") + authorization("{action: CUSTOM, provider: {name: web}, rules: [{to: [{operation: {paths: [/guarded]}}]}]}")},
-		feature{name: "AuthorizationPolicy CUSTOM without its provider denies", proves: "AuthorizationPolicy.provider.name", check: both(asked(200, "/open"), asked(403, "/guarded")), with: authorization("{action: CUSTOM, provider: {name: web}, rules: [{to: [{operation: {paths: [/guarded]}}]}]}")},
 		feature{name: "pathNormalization", proves: "MeshConfig.pathNormalization", check: both(asked(403, "//admin"), asked(403, "/x%2F..%2Fadmin")), with: meshConfig("{pathNormalization: {normalization: DECODE_AND_MERGE_SLASHES}}") + authorization(deny("{to: [{operation: {paths: [/admin]}}]}")),
 			without: meshConfig("{}") + authorization(deny("{to: [{operation: {paths: [/admin]}}]}"))},
 	)
@@ -82,6 +77,7 @@ func TestPolicy(t *testing.T) {
 	m := startPods(t)
 	m.base = meshConfig("{}") + "---\n" + withPolicy("")
 	m.prove(t, authorizations(m))
+	m.prove(t, externalAuthorizations())
 	m.prove(t, tokens(t))
 	m.prove(t, tokenConditions(t))
 	m.rejections(t)
@@ -90,12 +86,4 @@ func TestPolicy(t *testing.T) {
 			with:    meshConfig("{trustDomainAliases: [old.test]}") + authorization("{action: DENY, rules: [{from: [{source: {principals: [old.test/ns/default/sa/client]}}]}]}"),
 			without: meshConfig("{}") + authorization("{action: DENY, rules: [{from: [{source: {principals: [old.test/ns/default/sa/client]}}]}]}")}})
 	})
-}
-
-// authzServer lets requests pass that say so.
-func authzServer(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("x-ext") != "allow" {
-		w.WriteHeader(http.StatusForbidden)
-		_, _ = fmt.Fprintln(w, "not without x-ext")
-	}
 }

@@ -100,7 +100,7 @@ metadata: {name: legacy}
 spec:
   clusterIP: ` + legacyIP + `
   selector: {app: legacy}
-  ports: [{name: http, port: 80, targetPort: 8080}, {name: https, port: 443, targetPort: 9443}, {name: tcp, port: 9100, targetPort: 9000}, {name: http-authz, port: 8007, targetPort: 9007}]
+  ports: [{name: http, port: 80, targetPort: 8080}, {name: https, port: 443, targetPort: 9443}, {name: tcp, port: 9100, targetPort: 9000}, {name: http-authz, port: 8007, targetPort: 9007}, {name: grpc-authz, port: 8011, targetPort: 9007}]
 ---
 apiVersion: v1
 kind: Service
@@ -174,9 +174,7 @@ func serveAll(t *testing.T, p *nettest.Pod) *backend {
 	answerLines(p.Listen(t, "0.0.0.0:9005"), first)
 	silent(p.Listen(t, "0.0.0.0:9008"))
 	tunnels(p.Listen(t, "0.0.0.0:9006"))
-	authz := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(authzServer)}
-	listener := p.Listen(t, "0.0.0.0:9007")
-	go func() { _ = authz.Serve(listener) }()
+	serveAuthz(p.Listen(t, "0.0.0.0:9007"))
 	return b
 }
 
