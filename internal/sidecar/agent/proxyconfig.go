@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -123,16 +124,15 @@ func compressions(annotation string, configured *bool) []string {
 	switch annotation {
 	case "brotli", "gzip", "zstd":
 		return []string{annotation}
-	case "":
-		if configured == nil || *configured {
-			return []string{"brotli", "zstd", "gzip"}
-		}
+	}
+	on := configured == nil || *configured
+	if said, err := strconv.ParseBool(annotation); err == nil {
+		on = said
+	}
+	if !on {
 		return nil
 	}
-	if annotation == "true" {
-		return compressions("", nil)
-	}
-	return nil
+	return []string{"brotli", "zstd", "gzip"}
 }
 
 // seconds writes a duration as protobuf's JSON does.
