@@ -9,7 +9,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -26,8 +28,50 @@ spec: {selector: {istio: edge}, servers: [{port: {number: 8090, name: http, prot
 apiVersion: networking.istio.io/v1
 kind: VirtualService
 metadata: {name: edge}
-spec: {hosts: ['*'], gateways: [edge], http: [{route: [{destination: {host: reviews, subset: v1, port: {number: 80}}}]}]}
+spec: {hosts: ['*'], gateways: [edge], http: [{match: [{uri: {exact: /v2}}], route: [{destination: {host: reviews, subset: v2, port: {number: 80}}}]},
+  {rewrite: {authority: other.test}, route: [{destination: {host: reviews, subset: v1, port: {number: 80}}}]}]}
 `
+
+// literally answers requests with their headers as they were written, and one of its own.
+func literally(listener net.Listener) {
+	go func() {
+		for {
+			c, err := listener.Accept()
+			if err != nil {
+				return // the test is over
+			}
+			go func() {
+				defer func() { _ = c.Close() }()
+				got, reader := "", bufio.NewReader(c)
+				for !strings.HasSuffix(got, "\r\n\r\n") {
+					line, err := reader.ReadString('\n')
+					if err != nil {
+						return
+					}
+					got += line
+				}
+				_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-aNsWeR: yes\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(got), got)
+			}()
+		}
+	}()
+}
+
+// exchangedLiterally sends a request from a pod and returns what comes back, as it is written.
+func exchangedLiterally(t *testing.T, from *nettest.Pod, address, request string) (string, error) {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	c, err := from.Dial(ctx, "tcp", address)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.WriteString(c, request); err != nil {
+		return "", err
+	}
+	got, err := io.ReadAll(c)
+	return string(got), err
+}
 
 // TestProxyConfig: what a proxy's own ProxyConfig says is followed by it and by no other: how many proxies before a gateway are believed,
 // the PROXY protocol, and what sidecars add to requests and answers. ProxyConfig objects reach the pods that they are for.
@@ -36,14 +80,17 @@ func TestProxyConfig(t *testing.T) {
 	m, network := startNetwork(t)
 	m.pods = &pods{v1: network.Pod(t, "v1"), v2: network.Pod(t, "v2"), outside: network.Pod(t, "outside")}
 	m.backends = map[string]*backend{"v1": serveAll(t, m.pods.v1), "v2": serveAll(t, m.pods.v2)}
-	m.injectWith(t, m.pods.v1, "default", `{app: reviews, version: v1}`, []string{`PROXY_CONFIG={"proxyHeaders":{"server":{"value":"mine"},"requestId":{"disabled":true},"forwardedClientCert":"ALWAYS_FORWARD_ONLY"}}`})
-	m.injectWith(t, m.pods.v2, "default", `{app: reviews, version: v2}`, nil)
+	m.injectWith(t, m.pods.v1, "default", `{app: reviews, version: v1}`, []string{`PROXY_CONFIG={"proxyHeaders":{"server":{"value":"mine"},"requestId":{"disabled":true},"forwardedClientCert":"ALWAYS_FORWARD_ONLY","preserveHttp1HeaderCase":true,"envoyDebugHeaders":{"disabled":true}}}`})
+	m.injectWith(t, m.pods.v2, "default", `{app: reviews, version: v2}`, []string{`PROXY_CONFIG={"proxyHeaders":{"setCurrentClientCertDetails":{"cert":true,"subject":false}}}`})
 	m.endpoints(t, "reviews", m.pods.v1, m.pods.v2)
 	edge := func(name, config string) *nettest.Pod {
 		p := network.Pod(t, name)
 		m.startEdge(t, p, "PROXY_CONFIG="+config)
 		return p
 	}
+	literally(m.pods.v1.Listen(t, "0.0.0.0:9010"))
+	literally(m.pods.v2.Listen(t, "0.0.0.0:9010"))
+	quiet := edge("quiet", `{"proxyHeaders":{"attemptCount":{"disabled":true},"xForwardedHost":{"enabled":true},"xForwardedPort":{"enabled":true}}}`)
 	plain, behind, told := edge("plain-edge", "{}"), edge("behind", `{"gatewayTopology":{"numTrustedProxies":1}}`), edge("told", `{"gatewayTopology":{"proxyProtocol":{}}}`)
 	m.kube.Apply(t, edgeGateway)
 	outside := m.pods.outside
@@ -55,6 +102,18 @@ func TestProxyConfig(t *testing.T) {
 			}
 			seen := got.Headers.Get("X-Envoy-External-Address")
 			return expect(seen == want, "%s: answered %s; the caller is %q, not %q", p.Name, response.Status, seen, want)
+		}
+	}
+	carried := func(p *nettest.Pod, attempts, host, port string) func() error {
+		return func() error {
+			_, got, err := m.from(outside, fmt.Sprintf("%s:%d", p.Address, edgePort), "reviews.test", "/")
+			return orErr(err, expect(got.Host == "other.test" && got.Headers.Get("X-Envoy-Attempt-Count") == attempts && got.Headers.Get("X-Forwarded-Host") == host && got.Headers.Get("X-Forwarded-Port") == port, "%s: %s saw %v", p.Name, got.Host, got.Headers))
+		}
+	}
+	literal := func(p *nettest.Pod, asked, answered string) func() error {
+		return func() error {
+			got, err := exchangedLiterally(t, outside, p.Address+":9010", "GET / HTTP/1.1\r\nHost: reviews\r\nX-mIxEd: yes\r\nConnection: close\r\n\r\n")
+			return orErr(err, expect(strings.Contains(got, "\n"+asked+": yes") && strings.Contains(got, "\n"+answered+": yes"), "%s: the application is asked and answers: %s", p.Name, got))
 		}
 	}
 	direct := func(p *nettest.Pod, check func(response *http.Response, got answer) error) func() error {
@@ -70,18 +129,11 @@ func TestProxyConfig(t *testing.T) {
 		"a proxy before the gateway is believed": through(behind, "9.9.9.9"),
 		"and otherwise nobody is":                through(plain, outside.Address),
 		"the PROXY protocol": func() error {
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-			defer cancel()
-			c, err := outside.Dial(ctx, "tcp", fmt.Sprintf("%s:%d", told.Address, edgePort))
+			text, err := exchangedLiterally(t, outside, fmt.Sprintf("%s:%d", told.Address, edgePort), "PROXY TCP4 8.8.4.4 10.0.0.1 4711 80\r\nGET / HTTP/1.1\r\nHost: reviews.test\r\nConnection: close\r\n\r\n")
 			if err != nil {
 				return err
 			}
-			defer func() { _ = c.Close() }()
-			_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-			if _, err := fmt.Fprintf(c, "PROXY TCP4 8.8.4.4 10.0.0.1 4711 80\r\nGET / HTTP/1.1\r\nHost: reviews.test\r\nConnection: close\r\n\r\n"); err != nil {
-				return err
-			}
-			response, err := http.ReadResponse(bufio.NewReader(c), nil)
+			response, err := http.ReadResponse(bufio.NewReader(strings.NewReader(text)), nil)
 			if err != nil {
 				return err
 			}
@@ -92,13 +144,22 @@ func TestProxyConfig(t *testing.T) {
 			}
 			return expect(strings.HasPrefix(got.Headers.Get("X-Forwarded-For"), "8.8.4.4"), "the caller is %q", got.Headers.Get("X-Forwarded-For"))
 		},
+		"routes that tell other headers":     carried(quiet, "", "reviews.test", strconv.Itoa(edgePort)),
+		"and otherwise those that Istio has": carried(plain, "1", "", ""),
+		"what is told of a caller's certificate": func() error {
+			_, got, err := m.from(outside, fmt.Sprintf("%s:%d", plain.Address, edgePort), "reviews.test", "/v2")
+			seen := got.Headers.Get("X-Forwarded-Client-Cert")
+			return orErr(err, expect(strings.Contains(seen, ";Cert=") && !strings.Contains(seen, ";Subject=") && strings.Contains(seen, ";URI="), "%s saw %q", got.Version, seen))
+		},
+		"headers that keep their case":       literal(m.pods.v1, "X-mIxEd", "X-aNsWeR"),
+		"and that do not, as nobody says so": literal(m.pods.v2, "x-mixed", "x-answer"),
 		"headers of one": direct(m.pods.v1, func(response *http.Response, got answer) error {
-			return expect(response.Header.Get("Server") == "mine" && got.Headers.Get("X-Request-Id") == "" && got.Headers.Get("X-Forwarded-Client-Cert") == "Hash=forged",
-				"the answer's server is %q, the request's headers are %v", response.Header.Get("Server"), got.Headers)
+			return expect(response.Header.Get("Server") == "mine" && response.Header.Get("X-Envoy-Upstream-Service-Time") == "" && got.Headers.Get("X-Request-Id") == "" && got.Headers.Get("X-Forwarded-Client-Cert") == "Hash=forged",
+				"the answer's headers are %v, the request's %v", response.Header, got.Headers)
 		}),
 		"headers of another": direct(m.pods.v2, func(response *http.Response, got answer) error {
-			return expect(response.Header.Get("Server") == "istio-envoy" && got.Headers.Get("X-Request-Id") != "" && got.Headers.Get("X-Forwarded-Client-Cert") == "",
-				"the answer's server is %q, the request's headers are %v", response.Header.Get("Server"), got.Headers)
+			return expect(response.Header.Get("Server") == "istio-envoy" && response.Header.Get("X-Envoy-Upstream-Service-Time") != "" && got.Headers.Get("X-Request-Id") != "" && got.Headers.Get("X-Forwarded-Client-Cert") == "",
+				"the answer's headers are %v, the request's %v", response.Header, got.Headers)
 		}),
 	} {
 		t.Run(name, func(t *testing.T) { kubetest.Eventually(t, 30*time.Second, check) })

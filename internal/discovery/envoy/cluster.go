@@ -174,7 +174,7 @@ func eitherList[T any](a, b []T) []T {
 func fixedClusters(config *mesh.Config) []*Resource {
 	passthrough := &cluster.Cluster{
 		Name: PassthroughCluster, ClusterDiscoveryType: &cluster.Cluster_Type{Type: cluster.Cluster_ORIGINAL_DST}, LbPolicy: cluster.Cluster_CLUSTER_PROVIDED,
-		ConnectTimeout: millis(config.ConnectTimeoutMillis), TypedExtensionProtocolOptions: asItCame(),
+		ConnectTimeout: millis(config.ConnectTimeoutMillis), TypedExtensionProtocolOptions: asItCame(config),
 	}
 	pool(passthrough, config, nil)
 	blackHole := &cluster.Cluster{

@@ -122,7 +122,7 @@ func gatewayHosts(e Edge, port uint32, servers []mesh.GatewayServer) []*route.Vi
 			for _, host := range v.Hosts {
 				there := byHost[host]
 				if there == nil {
-					there = &route.VirtualHost{Name: host + ":" + itoa(port), Domains: []string{host}, IncludeRequestAttemptCount: true}
+					there = &route.VirtualHost{Name: host + ":" + itoa(port), Domains: []string{host}, IncludeRequestAttemptCount: !e.Config.Settings.OfRoutes().Uncounted}
 					byHost[host] = there
 					order = append(order, host)
 				}

@@ -34,6 +34,7 @@ type clusterKey struct {
 	mtls      bool
 	edge      bool
 	through   bool
+	keepsCase bool
 	endpoints *mesh.Endpoints // nil where the cluster does not hold them
 }
 
@@ -66,6 +67,7 @@ type virtualKey struct {
 	rule           *mesh.DestinationRule
 	table, domains string
 	routes         *mesh.VirtualService
+	settings       mesh.RouteSettings
 }
 
 // host finds what is remembered of a host. changed says that the host is another one in this step than in the last.

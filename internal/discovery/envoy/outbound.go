@@ -184,7 +184,7 @@ func (o *Outbound) updateNames(lookup Lookup, hosts ...[]string) {
 }
 
 func (o *Outbound) madeClusters(outbound *mesh.Outbound, endpoints *mesh.Endpoints) []*Resource {
-	key := clusterKey{config: o.config.Plain(), service: outbound.Service, rule: outbound.Rule, place: placeKey(outbound), mtls: outbound.MTLS, edge: outbound.Edge, through: outbound.Through}
+	key := clusterKey{config: o.config.Plain(), service: outbound.Service, rule: outbound.Rule, place: placeKey(outbound), mtls: outbound.MTLS, edge: outbound.Edge, through: outbound.Through, keepsCase: o.config.Settings.KeepsCase()}
 	if outbound.Service != nil && outbound.Service.Resolution != mesh.Static {
 		key.endpoints = endpoints
 	}

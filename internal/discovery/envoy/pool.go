@@ -89,15 +89,15 @@ func protocol(c *cluster.Cluster, config *mesh.Config, port mesh.Port, policy *n
 	options := &upstream.HttpProtocolOptions{CommonHttpProtocolOptions: commonOptions(policy), UpstreamHttpProtocolOptions: serverName(policy.GetTls()), OutlierDetection: failures(policy.GetOutlierDetection())}
 	switch {
 	case settings.GetUseClientProtocol() && port.Protocol.IsHTTP(), port.Protocol == mesh.Auto:
-		options.UpstreamProtocolOptions = useDownstream(http2)
+		options.UpstreamProtocolOptions = useDownstream(config, http2)
 	case port.Protocol.IsHTTP2() || port.Protocol == mesh.HTTP && upgrades(config, settings):
 		options.UpstreamProtocolOptions = explicitly(&upstream.HttpProtocolOptions_ExplicitHttpConfig{
 			ProtocolConfig: &upstream.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{Http2ProtocolOptions: http2}})
-	case options.CommonHttpProtocolOptions == nil && options.UpstreamHttpProtocolOptions == nil && options.OutlierDetection == nil:
+	case options.CommonHttpProtocolOptions == nil && options.UpstreamHttpProtocolOptions == nil && options.OutlierDetection == nil && !config.Settings.KeepsCase():
 		return
 	default:
 		options.UpstreamProtocolOptions = explicitly(&upstream.HttpProtocolOptions_ExplicitHttpConfig{
-			ProtocolConfig: &upstream.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: &core.Http1ProtocolOptions{}}})
+			ProtocolConfig: &upstream.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{HttpProtocolOptions: http1(config.Settings)}})
 	}
 	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: pack(options)}
 }
@@ -139,13 +139,13 @@ func explicitly(config *upstream.HttpProtocolOptions_ExplicitHttpConfig) *upstre
 	return &upstream.HttpProtocolOptions_ExplicitHttpConfig_{ExplicitHttpConfig: config}
 }
 
-func useDownstream(http2 *core.Http2ProtocolOptions) *upstream.HttpProtocolOptions_UseDownstreamProtocolConfig {
+func useDownstream(config *mesh.Config, http2 *core.Http2ProtocolOptions) *upstream.HttpProtocolOptions_UseDownstreamProtocolConfig {
 	return &upstream.HttpProtocolOptions_UseDownstreamProtocolConfig{
-		UseDownstreamProtocolConfig: &upstream.HttpProtocolOptions_UseDownstreamHttpConfig{HttpProtocolOptions: &core.Http1ProtocolOptions{}, Http2ProtocolOptions: http2},
+		UseDownstreamProtocolConfig: &upstream.HttpProtocolOptions_UseDownstreamHttpConfig{HttpProtocolOptions: http1(config.Settings), Http2ProtocolOptions: http2},
 	}
 }
 
 // asItCame is for clusters whose protocol nobody says.
-func asItCame() map[string]*anypb.Any {
-	return map[string]*anypb.Any{httpOptions: pack(&upstream.HttpProtocolOptions{UpstreamProtocolOptions: useDownstream(&core.Http2ProtocolOptions{})})}
+func asItCame(config *mesh.Config) map[string]*anypb.Any {
+	return map[string]*anypb.Any{httpOptions: pack(&upstream.HttpProtocolOptions{UpstreamProtocolOptions: useDownstream(config, &core.Http2ProtocolOptions{})})}
 }

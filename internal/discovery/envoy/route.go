@@ -99,7 +99,7 @@ func (c routeContext) cluster(d mesh.Destination) string {
 }
 
 func action(rule *mesh.Route, c routeContext) *route.RouteAction {
-	out := &route.RouteAction{Timeout: durationpb.New(0)}
+	out := &route.RouteAction{Timeout: durationpb.New(0), AppendXForwardedHost: c.config.Settings.OfRoutes().TellsHost}
 	if rule.TimeoutMillis > 0 {
 		out.Timeout = millis(rule.TimeoutMillis)
 	}

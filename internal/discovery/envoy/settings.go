@@ -1,10 +1,12 @@
 package envoy
 
 import (
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	proxyprotocol "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/listener/proxy_protocol/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	preservecase "github.com/envoyproxy/go-control-plane/envoy/extensions/http/header_formatters/preserve_case/v3"
 	meshapi "istio.io/api/mesh/v1alpha1"
 
 	"github.com/slipway-mesh/slipway/internal/discovery/mesh"
@@ -48,7 +50,21 @@ func withHeaders(m *hcm.HttpConnectionManager, settings *mesh.Settings) *hcm.Htt
 		m.HttpFilters[len(m.HttpFilters)-1] = httpFilter("envoy.filters.http.router", &router.Router{SuppressEnvoyHeaders: true})
 	}
 	m.AppendXForwardedPort = headers.XForwardedPort.GetEnabled().GetValue()
+	if settings.KeepsCase() {
+		m.HttpProtocolOptions = http1(settings)
+	}
 	return m
+}
+
+// http1 is how HTTP/1.1 is spoken. Names keep their case only where both the listener and the cluster keep it: one reads those of the
+// request and writes those of the answer, the other the reverse.
+func http1(settings *mesh.Settings) *core.Http1ProtocolOptions {
+	out := &core.Http1ProtocolOptions{}
+	if settings.KeepsCase() {
+		out.HeaderKeyFormat = &core.Http1ProtocolOptions_HeaderKeyFormat{HeaderFormat: &core.Http1ProtocolOptions_HeaderKeyFormat_StatefulFormatter{
+			StatefulFormatter: &core.TypedExtensionConfig{Name: "preserve_case", TypedConfig: pack(&preservecase.PreserveCaseFormatterConfig{})}}}
+	}
+	return out
 }
 
 // behind applies gatewayTopology to a gateway's connection manager: how many proxies before it are believed, and what of clients'

@@ -97,7 +97,7 @@ func (o *Outbound) madeVirtualHost(lookup Lookup, host string, th tableHost) *Re
 	if outbound.Narrowed || leadsElsewhere(outbound) {
 		return build()
 	}
-	return remember(o.memo.host(host, false).virtual, virtualKey{o.config.Plain(), outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ","), outbound.Routes}, build)
+	return remember(o.memo.host(host, false).virtual, virtualKey{o.config.Plain(), outbound.Service, outbound.Rule, th.table, strings.Join(th.domains, ","), outbound.Routes, o.config.Settings.OfRoutes()}, build)
 }
 
 // leadsElsewhere says whether the routes read the ports or the rule of another host.

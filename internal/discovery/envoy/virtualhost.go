@@ -70,7 +70,7 @@ func sniffedTable(host string, port uint32) string { return host + ":" + itoa(po
 
 func virtualHost(o *mesh.Outbound, port mesh.Port, domains []string, c routeContext) *route.VirtualHost {
 	c.port = port.Number
-	out := &route.VirtualHost{Name: o.Host + ":" + itoa(port.Number), Domains: domains, IncludeRequestAttemptCount: true}
+	out := &route.VirtualHost{Name: o.Host + ":" + itoa(port.Number), Domains: domains, IncludeRequestAttemptCount: !c.config.Settings.OfRoutes().Uncounted}
 	if o.Routes != nil {
 		out.Routes = routesOf(o.Routes, c)
 	}

@@ -22,6 +22,21 @@ func ParseSettings(text string) *Settings {
 	return &Settings{Topology: api.GatewayTopology, Headers: api.ProxyHeaders}
 }
 
+// RouteSettings are what of Settings changes routes; equal ones change them alike.
+type RouteSettings struct {
+	Uncounted bool // requests are not told how often they were tried
+	TellsHost bool // of a request whose host is rewritten, the application is told the one it was for
+}
+
+// OfRoutes is what is said of routes.
+func (s *Settings) OfRoutes() RouteSettings {
+	headers := s.GetHeaders()
+	return RouteSettings{Uncounted: headers.GetAttemptCount().GetDisabled().GetValue(), TellsHost: headers.GetXForwardedHost().GetEnabled().GetValue()}
+}
+
+// KeepsCase says whether the names of headers are left as they were written, in HTTP/1.1.
+func (s *Settings) KeepsCase() bool { return s.GetHeaders().GetPreserveHttp1HeaderCase().GetValue() }
+
 // GetTopology is nil where nothing is said.
 func (s *Settings) GetTopology() *meshapi.Topology {
 	if s == nil {

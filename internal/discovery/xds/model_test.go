@@ -337,6 +337,9 @@ func TestClientsHoldWhatIsThere(t *testing.T) {
 		var clients []*client
 		for k, namespace := range []string{"a", "a", "b"} {
 			proxy := &mesh.Proxy{ID: fmt.Sprint(k), Kind: mesh.SidecarProxy, Namespace: namespace, Addresses: []string{"10.9.9.9"}, VHDS: k != 1, Metadata: captured(namespace)}
+			if k == 1 { // one that sees the same hosts as another is told of them otherwise
+				proxy.Settings = `{"proxyHeaders":{"attemptCount":{"disabled":true},"preserveHttp1HeaderCase":true}}`
+			}
 			clients = append(clients, newClient(t, server, proxy))
 		}
 		clients[0].proxy.Labels = map[string]string{"app": "client"}
