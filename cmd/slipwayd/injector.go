@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -32,6 +34,7 @@ type injector struct {
 	webhook  *inject.Webhook
 	config   atomic.Pointer[inject.Config]
 	nativeOn atomic.Bool
+	taken    string // versions of what was read last
 }
 
 func newInjector(kube kubernetes.Interface, anyKind dynamic.Interface, o options, registry prometheus.Registerer) *injector {
@@ -98,6 +101,11 @@ func (i *injector) read(get func(name string) (*corev1.ConfigMap, error), proxie
 	if err1 != nil || err2 != nil {
 		return // they come together with us, but not at the same moment
 	}
+	versions := versionsOf(own, mesh, proxies)
+	if versions == i.taken { // nodes tell of themselves again and again, and what pods became by a configuration is remembered with it
+		return
+	}
+	i.taken = versions
 	config, err := inject.ParseConfig(own.Data["config"], own.Data["values"], mesh.Data["mesh"])
 	if err != nil {
 		slog.Error("inject: the configuration cannot be used; what was in force stays", "error", err)
@@ -112,6 +120,18 @@ func (i *injector) read(get func(name string) (*corev1.ConfigMap, error), proxie
 	}
 	config.SetProxyConfigs(i.options.namespace, read)
 	i.config.Store(config)
+}
+
+// versionsOf is equal for the same objects.
+func versionsOf(own, mesh *corev1.ConfigMap, proxies []runtime.Object) string {
+	var of []string
+	for _, object := range proxies {
+		if one, ok := object.(*unstructured.Unstructured); ok {
+			of = append(of, string(one.GetUID())+"/"+one.GetResourceVersion())
+		}
+	}
+	slices.Sort(of)
+	return strings.Join(append(of, own.ResourceVersion, mesh.ResourceVersion), " ")
 }
 
 // trustDomainOf reads the trust domain that the mesh's ConfigMap says; identities are made with it from the start.

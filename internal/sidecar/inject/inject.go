@@ -141,13 +141,13 @@ func strip(pod *corev1.Pod) *corev1.Pod {
 	return pod
 }
 
-// merge lays a template's pod over another. Neither is changed.
+// merge lays a template's pod, which is used up, over another, which is not changed.
 func merge(pod *corev1.Pod, change map[string]any) (*corev1.Pod, error) {
 	original, err := runtime.DefaultUnstructuredConverter.ToUnstructured(pod)
 	if err != nil {
 		return nil, err
 	}
-	merged, err := strategicpatch.StrategicMergeMapPatch(original, runtime.DeepCopyJSON(change), corev1.Pod{})
+	merged, err := strategicpatch.StrategicMergeMapPatch(original, change, corev1.Pod{})
 	if err != nil {
 		return nil, err
 	}

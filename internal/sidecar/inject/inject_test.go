@@ -3,11 +3,17 @@ package inject
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+	admission "k8s.io/api/admission/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -282,11 +288,77 @@ func TestOwnProxy(t *testing.T) {
 	}
 }
 
-func BenchmarkInject(b *testing.B) {
-	config, pod := testConfig(b), pods()["plain"]
-	for b.Loop() {
-		if _, err := Pod(config, Request{Pod: pod, Namespace: "n", Native: true}); err != nil {
-			b.Fatal(err)
+func podReview(uid, namespace, app string) string {
+	return fmt.Sprintf(`{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":%q,"namespace":%q,"object":{"metadata":{"generateName":"%[3]s-","labels":{"app":%[3]q,"sidecar.istio.io/inject":"true"}},`+
+		`"spec":{"containers":[{"name":"app","image":"app","ports":[{"containerPort":8080}],"readinessProbe":{"httpGet":{"path":"/","port":8080}}}]}}}}`, uid, namespace, app)
+}
+
+func answerTo(t testing.TB, webhook *Webhook, review string) *admission.AdmissionResponse {
+	t.Helper()
+	request, recorder := httptest.NewRequest(http.MethodPost, "/inject", strings.NewReader(review)), httptest.NewRecorder()
+	request.Header.Set("Content-Type", "application/json")
+	webhook.ServeHTTP(recorder, request)
+	var answer admission.AdmissionReview
+	if err := json.Unmarshal(recorder.Body.Bytes(), &answer); err != nil || answer.Response == nil || len(answer.Response.Patch) == 0 {
+		t.Fatalf("answered %s (%v)", recorder.Body, err)
+	}
+	return answer.Response
+}
+
+// inOrder is a patch whose operations stand in an order of their own.
+func inOrder(t *testing.T, patch []byte) string {
+	t.Helper()
+	var operations []json.RawMessage
+	if err := json.Unmarshal(patch, &operations); err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(operations, func(a, b json.RawMessage) int { return bytes.Compare(a, b) })
+	return fmt.Sprintf("%s", operations)
+}
+
+// TestAnswersAgain: a pod that was seen before is answered as it would be if it was not, whatever changed since.
+func TestAnswersAgain(t *testing.T) {
+	config, other, native := testConfig(t), testConfig(t), true
+	other.Values["global"].(map[string]any)["hub"] = "another"
+	current := config
+	webhook := NewWebhook(func() *Config { return current }, func() bool { return native }, prometheus.NewRegistry())
+	alone := func(uid, namespace, app string) *admission.AdmissionResponse {
+		c, n := current, native
+		return answerTo(t, NewWebhook(func() *Config { return c }, func() bool { return n }, prometheus.NewRegistry()), podReview(uid, namespace, app))
+	}
+	seen := map[string]bool{}
+	for i, step := range []struct {
+		namespace, app string
+		change         func()
+	}{
+		{"n", "a", nil}, {"n", "a", nil}, {"n", "b", nil}, {"m", "a", nil}, {"n", "a", func() { current = other }}, {"n", "a", func() { native = false }}, {"n", "a", func() { current = config }}, {"n", "b", nil},
+	} {
+		if step.change != nil {
+			step.change()
 		}
+		uid := fmt.Sprint("uid-", i)
+		got := answerTo(t, webhook, podReview(uid, step.namespace, step.app))
+		patch := inOrder(t, got.Patch)
+		if want := alone(uid, step.namespace, step.app); got.UID != want.UID || patch != inOrder(t, want.Patch) {
+			t.Errorf("step %d: %s is answered %s, and alone %s", i, got.UID, got.Patch, want.Patch)
+		}
+		seen[patch] = true
+	}
+	if len(seen) < 6 {
+		t.Errorf("only %d answers differ", len(seen))
+	}
+}
+
+// BenchmarkInject answers reviews: of pods of one workload, and of the first pod of a workload each time.
+func BenchmarkInject(b *testing.B) {
+	config := testConfig(b)
+	webhook := NewWebhook(func() *Config { return config }, func() bool { return true }, prometheus.NewRegistry())
+	for name, pick := range map[string]func(i int) int{"again": func(int) int { return 0 }, "first": func(i int) int { return i }} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				answerTo(b, webhook, podReview("1", "n", fmt.Sprint("web-", pick(i))))
+			}
+		})
 	}
 }

@@ -2,7 +2,6 @@ package inject
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -39,46 +38,11 @@ type data struct {
 // Template writes a part of a pod. It is parsed when it is first used, so that one with a fault stops only the pods that ask for it.
 type Template struct {
 	parsed func() (*template.Template, error)
-	read   *readings
 }
 
 // NewTemplate is the template with this text.
 func NewTemplate(text string) Template {
-	return Template{sync.OnceValues(func() (*template.Template, error) { return parse(text) }), &readings{}}
-}
-
-// readings are the pods in texts that a template wrote. Pods of one workload are alike, and to read YAML costs more than all else that
-// is done for a pod.
-type readings struct {
-	mu   sync.Mutex
-	pods map[[sha256.Size]byte]map[string]any
-}
-
-// maxReadings is how many texts are remembered, of some kilobytes each.
-const maxReadings = 512
-
-func (r *readings) pod(text []byte) (map[string]any, error) {
-	key := sha256.Sum256(text)
-	r.mu.Lock()
-	pod, known := r.pods[key]
-	r.mu.Unlock()
-	if known {
-		return pod, nil
-	}
-	written, err := yaml.YAMLToJSON(text)
-	if err == nil {
-		err = utiljson.Unmarshal(written, &pod) // its numbers are as the merge has them
-	}
-	if err != nil {
-		return nil, fmt.Errorf("what it writes is no pod in YAML: %w", err)
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.pods == nil || len(r.pods) >= maxReadings {
-		r.pods = map[[sha256.Size]byte]map[string]any{}
-	}
-	r.pods[key] = pod
-	return pod, nil
+	return Template{sync.OnceValues(func() (*template.Template, error) { return parse(text) })}
 }
 
 // UnmarshalJSON reads the text.
@@ -91,7 +55,7 @@ func (t *Template) UnmarshalJSON(from []byte) error {
 	return nil
 }
 
-// render executes the template, and returns the pod that it writes, which is not to be changed.
+// render executes the template, and returns the pod that it writes.
 func (t Template) render(d data) (map[string]any, error) {
 	parsed, err := t.parsed()
 	if err != nil {
@@ -101,7 +65,15 @@ func (t Template) render(d data) (map[string]any, error) {
 	if err := parsed.Execute(&out, d); err != nil {
 		return nil, err
 	}
-	return t.read.pod(out.Bytes())
+	text, err := yaml.YAMLToJSON(out.Bytes())
+	var pod map[string]any
+	if err == nil {
+		err = utiljson.Unmarshal(text, &pod) // its numbers are as the merge has them
+	}
+	if err != nil {
+		return nil, fmt.Errorf("what it writes is no pod in YAML: %w", err)
+	}
+	return pod, nil
 }
 
 func parse(text string) (*template.Template, error) {

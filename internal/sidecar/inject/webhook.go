@@ -28,6 +28,7 @@ type Webhook struct {
 	results              *prometheus.CounterVec
 	// Istio's dashboards read a counter of each result.
 	injected, skipped, failed prometheus.Counter
+	answers                   answers
 }
 
 // NewWebhook registers its metrics.
@@ -92,31 +93,51 @@ func denied(err error) *admission.AdmissionResponse {
 }
 
 func (w *Webhook) review(request *admission.AdmissionRequest) *admission.AdmissionResponse {
+	config, native := w.Config(), w.Native()
+	if config == nil {
+		return w.failure(fmt.Errorf("the injector's configuration is not there yet"))
+	}
+	key := keyOf(config, native, request)
+	if answer := w.answers.get(key); answer != nil {
+		return w.success(answer)
+	}
 	pod := &corev1.Pod{}
 	if err := json.Unmarshal(request.Object.Raw, pod); err != nil {
 		return w.failure(fmt.Errorf("read the pod: %w", err))
-	}
-	config := w.Config()
-	if config == nil {
-		return w.failure(fmt.Errorf("the injector's configuration is not there yet"))
 	}
 	if wanted, why := Wanted(config, pod, request.Namespace); !wanted {
 		w.results.WithLabelValues("skipped").Inc()
 		w.skipped.Inc()
 		return &admission.AdmissionResponse{Allowed: true, Warnings: []string{"istio: no sidecar is injected: " + why}}
 	}
-	injected, err := Pod(config, Request{Pod: pod, Namespace: request.Namespace, Revision: w.Revision, Native: w.Native(), Compliance: w.Compliance})
-	if err == nil {
-		var patch []byte
-		if patch, err = difference(pod, injected); err == nil {
-			w.results.WithLabelValues("injected").Inc()
-			w.injected.Inc()
-			kind := admission.PatchTypeJSONPatch
-			return &admission.AdmissionResponse{Allowed: true, Patch: patch, PatchType: &kind, Warnings: told(Warnings(pod))}
-		}
+	answer, err := w.inject(config, pod, native, request.Namespace)
+	if err != nil {
+		slog.Error("inject: failed", "namespace", request.Namespace, "pod", pod.GenerateName+pod.Name, "error", err)
+		return w.failure(err)
 	}
-	slog.Error("inject: failed", "namespace", request.Namespace, "pod", pod.GenerateName+pod.Name, "error", err)
-	return w.failure(err)
+	w.answers.put(key, answer)
+	return w.success(answer)
+}
+
+// success counts a review whose pod gets a sidecar. The answer stays as it is for the next pod that is alike.
+func (w *Webhook) success(answer *admission.AdmissionResponse) *admission.AdmissionResponse {
+	w.results.WithLabelValues("injected").Inc()
+	w.injected.Inc()
+	out := *answer
+	return &out
+}
+
+func (w *Webhook) inject(config *Config, pod *corev1.Pod, native bool, namespace string) (*admission.AdmissionResponse, error) {
+	injected, err := Pod(config, Request{Pod: pod, Namespace: namespace, Revision: w.Revision, Native: native, Compliance: w.Compliance})
+	if err != nil {
+		return nil, err
+	}
+	patch, err := difference(pod, injected)
+	if err != nil {
+		return nil, err
+	}
+	kind := admission.PatchTypeJSONPatch
+	return &admission.AdmissionResponse{Allowed: true, Patch: patch, PatchType: &kind, Warnings: told(Warnings(pod))}, nil
 }
 
 // told marks warnings as the mesh's: kubectl prints those of all webhooks alike.
