@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bufio"
+	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"maps"
@@ -94,7 +96,7 @@ func called(tags map[string]string) (host, name, namespace string) {
 	return host, host, unknown
 }
 
-// labels are Istio's for one series of Envoy's, in Istio's order.
+// labels are Istio's for one series of Envoy's, in Istio's order, but for the bound of a bucket.
 func (s self) labels(tags map[string]string) string {
 	source, destination := s.party(), s.peer(tags)
 	if tags["reporter"] == "destination" {
@@ -135,9 +137,6 @@ func (s self) labels(tags map[string]string) string {
 		pairs = append(pairs, "response_code", tags["code"], "grpc_response_status", grpc)
 	}
 	pairs = relabel(append(pairs, "response_flags", tags["flags"], "connection_security_policy", security), tags)
-	if bound, ok := tags["le"]; ok {
-		pairs = append(pairs, "le", bound)
-	}
 	var out strings.Builder
 	for i := 0; i < len(pairs); i += 2 {
 		if i > 0 {
@@ -193,66 +192,112 @@ func labelAt(pairs []string, name string) int {
 // series is one line of a metric.
 type series struct {
 	name, labels string
-	order        int
+	bound        string // of a bucket, as it is written; empty for others
 }
 
 // maxSeries is how long a line of metrics may be, in bytes.
 const maxSeries = 1 << 20
 
-// eachLine hands on the lines of a text as they come: metrics can be many, and an agent is to be small.
-func eachLine(text io.Reader, do func(line string) error) error {
+// eachLine hands on the lines of a text as they come, each until the next: metrics can be many, and an agent is to be small.
+func eachLine(text io.Reader, do func(line []byte) error) error {
 	lines := bufio.NewScanner(text)
 	lines.Buffer(nil, maxSeries)
 	for lines.Scan() {
-		if err := do(lines.Text()); err != nil {
+		if err := do(lines.Bytes()); err != nil {
 			return err
 		}
 	}
 	return lines.Err()
 }
 
+// copyLine writes a line as it is.
+func copyLine(w *bufio.Writer, line []byte) error {
+	_, _ = w.Write(line) // an error stays with the writer
+	return w.WriteByte('\n')
+}
+
+// reading is a scrape on its way: what Envoy has counted for the mesh.
+type reading struct {
+	self
+	sums   map[series]float64
+	kinds  map[string]string
+	labels map[string]string // by Envoy's tags: those of a histogram's buckets are the same
+}
+
 // translate copies Envoy's metrics, with the mesh's under their own names and labels. Series of Envoy's that become the same one are
 // added up.
 func (s self) translate(w io.Writer, text io.Reader) error {
-	sums := map[series]float64{}
-	kinds := map[string]string{}
+	r := reading{self: s, sums: map[series]float64{}, kinds: map[string]string{}, labels: map[string]string{}}
 	buffered := bufio.NewWriter(w)
-	if err := eachLine(text, func(line string) error {
-		rest, counted := strings.CutPrefix(line, countedPrefix)
-		if kind, ok := strings.CutPrefix(line, "# TYPE "+countedPrefix); ok {
-			name, kind, _ := strings.Cut(strings.TrimSpace(kind), " ")
-			kinds[name] = kind
+	if err := eachLine(text, func(line []byte) error {
+		if kind, ok := bytes.CutPrefix(line, []byte("# TYPE "+countedPrefix)); ok {
+			name, kind, _ := strings.Cut(strings.TrimSpace(string(kind)), " ")
+			r.kinds[name] = kind
 			return nil
 		}
-		if !counted {
-			_, err := buffered.WriteString(line + "\n")
-			return err
+		if counted, ok := bytes.CutPrefix(line, []byte(countedPrefix)); ok {
+			r.add(string(counted))
+			return nil
 		}
-		if name, tags, value, ok := parseSeries(strings.TrimSpace(rest)); ok {
-			sums[series{name, s.labels(tags), bucketOrder(tags)}] += value
-		}
-		return nil
+		return copyLine(buffered, line)
 	}); err != nil {
 		return err
 	}
+	r.write(buffered)
+	return buffered.Flush()
+}
+
+// add takes a series, NAME{TAG="VALUE",...,le="BOUND"} NUMBER. What is no such line is left out.
+func (r *reading) add(line string) {
+	name, rest, _ := strings.Cut(line, "{")
+	end := strings.LastIndexByte(rest, '}')
+	if end < 0 {
+		return
+	}
+	value, err := strconv.ParseFloat(strings.TrimSpace(rest[end+1:]), 64)
+	if err != nil {
+		return
+	}
+	tags, bound, _ := strings.Cut(rest[:end], `,le="`) // no value has that: a quote in one is written with a backslash
+	labels, known := r.labels[tags]
+	if !known {
+		parsed, ok := parseTags(tags)
+		if !ok {
+			return
+		}
+		labels = r.self.labels(parsed)
+		r.labels[tags] = labels
+	}
+	r.sums[series{name, labels, strings.TrimSuffix(bound, `"`)}] += value
+}
+
+// write writes what was counted, by metrics, and the buckets of a series together and in order.
+func (r *reading) write(w *bufio.Writer) {
 	byKind := map[string][]series{}
-	for one := range sums {
-		byKind[family(one.name, kinds)] = append(byKind[family(one.name, kinds)], one)
+	for one := range r.sums {
+		name := family(one.name, r.kinds)
+		byKind[name] = append(byKind[name], one)
 	}
 	for _, name := range slices.Sorted(maps.Keys(byKind)) {
-		fmt.Fprintf(buffered, "# TYPE istio_%s %s\n", name, kinds[name])
+		fmt.Fprintf(w, "# TYPE istio_%s %s\n", name, r.kinds[name])
 		list := byKind[name]
 		slices.SortFunc(list, func(a, b series) int {
-			if c := strings.Compare(unbound(a.labels)+a.name, unbound(b.labels)+b.name); c != 0 {
-				return c
-			}
-			return a.order - b.order
+			return cmp.Or(strings.Compare(a.labels, b.labels), strings.Compare(a.name, b.name), cmp.Compare(a.limit(), b.limit()))
 		})
 		for _, one := range list {
-			fmt.Fprintf(buffered, "istio_%s{%s} %s\n", one.name, one.labels, strconv.FormatFloat(sums[one], 'f', -1, 64))
+			bound := ""
+			if one.bound != "" {
+				bound = `,le="` + one.bound + `"`
+			}
+			fmt.Fprintf(w, "istio_%s{%s%s} %s\n", one.name, one.labels, bound, strconv.FormatFloat(r.sums[one], 'f', -1, 64))
 		}
 	}
-	return buffered.Flush()
+}
+
+// limit is the bound of a bucket as a number.
+func (s series) limit() float64 {
+	limit, _ := strconv.ParseFloat(s.bound, 64) // of a bucket it is one, +Inf among them
+	return limit
 }
 
 // family is the metric that a line is of: those of histograms have endings.
@@ -263,21 +308,6 @@ func family(name string, kinds map[string]string) string {
 		}
 	}
 	return name
-}
-
-// unbound is labels without the bucket's bound, so that the buckets of a series stand together.
-func unbound(labels string) string {
-	before, _, _ := strings.Cut(labels, ",le=")
-	return before
-}
-
-// bucketOrder puts buckets in the order of their bounds, in thousandths.
-func bucketOrder(tags map[string]string) int {
-	bound, err := strconv.ParseFloat(tags["le"], 64)
-	if err != nil || bound > 1e12 {
-		return 1 << 60
-	}
-	return int(bound * 1000)
 }
 
 // callParts are what the tag of all series says, in this order. Those of connections end after the flags.
@@ -291,27 +321,22 @@ func splitCall(tags map[string]string) {
 	}
 }
 
-// parseSeries reads NAME{TAG="VALUE",...} NUMBER.
-func parseSeries(line string) (name string, tags map[string]string, value float64, ok bool) {
-	name, rest, _ := strings.Cut(line, "{")
-	tags = map[string]string{}
-	defer func() { splitCall(tags) }()
-	for rest != "" && rest[0] != '}' {
-		key, after, found := strings.Cut(rest, "=")
-		if !found {
-			return "", nil, 0, false
-		}
+// parseTags reads TAG="VALUE",..., and takes apart the one that tells of calls.
+func parseTags(text string) (map[string]string, bool) {
+	tags := map[string]string{}
+	for text != "" {
+		key, after, found := strings.Cut(text, "=")
 		quoted, err := strconv.QuotedPrefix(after)
-		if err != nil {
-			return "", nil, 0, false
+		if !found || err != nil {
+			return nil, false
 		}
-		text, err := strconv.Unquote(quoted)
+		value, err := strconv.Unquote(quoted)
 		if err != nil {
-			return "", nil, 0, false
+			return nil, false
 		}
-		tags[key] = text
-		rest = strings.TrimPrefix(after[len(quoted):], ",")
+		tags[key] = value
+		text = strings.TrimPrefix(after[len(quoted):], ",")
 	}
-	value, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimPrefix(rest, "}")), 64)
-	return name, tags, value, err == nil
+	splitCall(tags)
+	return tags, true
 }

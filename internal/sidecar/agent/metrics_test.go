@@ -45,14 +45,14 @@ func TestTranslateMetrics(t *testing.T) {
 
 // What is set is another label's value or a label more, what is taken away is none, and series that become one are added up.
 func TestRelabel(t *testing.T) {
-	const series = `envoy_slipway_requests_total{call="source~~~outbound|80||reviews.shop.svc.cluster.local~-~CODE~-",set_who="jason \"s\"~",set_request_protocol="-",drop="response_code,nothing"} `
+	const series = `envoy_slipway_requests_total{call="source~~~outbound|80||reviews.shop.svc.cluster.local~-~CODE~-",set_who="jason \"s\"~",set_role="a,le=\"1",set_request_protocol="-",drop="response_code,nothing"} `
 	input := strings.Replace(series, "CODE", "200", 1) + "3\n" + strings.Replace(series, "CODE", "503", 1) + "4\n"
 	var out strings.Builder
 	if err := (self{}).translate(&out, strings.NewReader(input)); err != nil {
 		t.Fatal(err)
 	}
 	text := out.String()
-	for _, want := range []string{`who="jason \"s\"~"`, `request_protocol="unknown"`, "} 7\n"} {
+	for _, want := range []string{`role="a,le=\"1"`, `who="jason \"s\"~"`, `request_protocol="unknown"`, "} 7\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%s is not in %s", want, text)
 		}

@@ -65,10 +65,7 @@ func (s scrape) get(ctx context.Context, w io.Writer) error {
 		return fmt.Errorf("answered %s", response.Status)
 	}
 	buffered := bufio.NewWriter(w)
-	if err := eachLine(response.Body, func(line string) error {
-		_, err := buffered.WriteString(line + "\n")
-		return err
-	}); err != nil {
+	if err := eachLine(response.Body, func(line []byte) error { return copyLine(buffered, line) }); err != nil {
 		return err
 	}
 	return buffered.Flush()
