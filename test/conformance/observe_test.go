@@ -259,6 +259,8 @@ func telemetryFeatures(t *testing.T, c *collector) []feature {
 		{name: "MeshConfig enableTracing", proves: "MeshConfig.enableTracing", with: meshConfig("{enableTracing: true, "+oldTracing) + toV1, without: meshConfig("{enableTracing: false, "+oldTracing) + toV1, check: told("/old", "zipkin reviews.default.svc.cluster.local")},
 		{name: "Telemetry tracing of those who are called", proves: "Telemetry.tracing.match.mode", with: object("{tracing: [{match: {mode: SERVER}, providers: [{name: otel}], randomSamplingPercentage: 100}]}"), without: object("{tracing: [{match: {mode: CLIENT}, providers: [{name: otel}], randomSamplingPercentage: 100}]}"),
 			check: told("/mode", "span", "upstream_cluster=inbound|8080||")},
+		{name: "Telemetry tracing useRequestIdForTraceSampling", proves: "Telemetry.tracing.useRequestIdForTraceSampling", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 0, useRequestIdForTraceSampling: false}]}"), // Envoy leaves it to the tracer then, which takes all
+			without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 0, useRequestIdForTraceSampling: true}]}"), check: told("/asked", "span", "upstream_cluster=outbound|80|v1|")},
 		{name: "Telemetry tracing disableContextPropagation", proves: "Telemetry.tracing.disableContextPropagation", with: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100, disableContextPropagation: true}]}"), without: object("{tracing: [{providers: [{name: otel}], randomSamplingPercentage: 100}]}"),
 			check: both(told("/alone", "span", "upstream_cluster=outbound|80|v1|"), func(m *mesh) error {
 				_, got, err := m.from(m.pods.client, reviewsIP+":80", "reviews", "/alone")

@@ -52,6 +52,9 @@ func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Te
 		if len(trace.Providers) > 1 {
 			r.warn(at+".providers", ReasonUnsupported, "calls are traced to one provider; the first counts")
 		}
+		if by := trace.UseRequestIdForTraceSampling; by != nil && !by.Value && trace.RandomSamplingPercentage != nil {
+			r.warn(at+".randomSamplingPercentage", ReasonUnsupported, "Envoy traces all calls where useRequestIdForTraceSampling is false; leave that away")
+		}
 	}
 	if len(out.Spec.Metrics) > 0 {
 		out.Spec = withLabels(out.Spec, r)
@@ -63,6 +66,9 @@ func (s *step) convertTelemetry(object *telemetry.Telemetry, r *report) *mesh.Te
 func withLabels(spec *api.Telemetry, r *report) *api.Telemetry {
 	out := proto.CloneOf(spec)
 	for i, metrics := range out.Metrics {
+		if metrics.ReportingInterval != nil {
+			r.warn(fmt.Sprintf("spec.metrics[%d].reportingInterval", i), ReasonUnsupported, "the bytes of a connection are counted when it ends")
+		}
 		for k, override := range metrics.Overrides {
 			at := fmt.Sprintf("spec.metrics[%d].overrides[%d]", i, k)
 			if override.GetMatch().GetCustomMetric() != "" {
