@@ -163,6 +163,14 @@ func TestChangesUnderLoad(t *testing.T) {
 				time.Sleep(200 * time.Millisecond)
 			}
 		}},
+		{"a subset that comes after the route to it, and goes before it", func() {
+			for range 3 {
+				m.kube.Apply(t, routeTo("v3")+"---\n"+subsets("v1", "v2", "v3"))
+				time.Sleep(300 * time.Millisecond)
+				m.kube.Apply(t, subsets("v1", "v2")+"---\n"+routeTo("v1"))
+				time.Sleep(300 * time.Millisecond)
+			}
+		}},
 		{"settings of connections", func() {
 			for i := range 6 {
 				m.kube.Apply(t, strings.Replace(subsets("v1", "v2"), "  subsets:", fmt.Sprintf("  trafficPolicy: {connectionPool: {tcp: {connectTimeout: %ds}}}\n  subsets:", 2+i), 1))
