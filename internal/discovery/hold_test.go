@@ -1,6 +1,7 @@
 package discovery
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -58,13 +59,8 @@ func TestHold(t *testing.T) {
 				for _, c := range changes {
 					taken = append(taken, c.Kind)
 				}
-				if len(taken) != len(s.taken) {
+				if !slices.Equal(taken, s.taken) {
 					t.Fatalf("step %d takes in %v, want %v", i, taken, s.taken)
-				}
-				for k := range taken {
-					if taken[k] != s.taken[k] {
-						t.Fatalf("step %d takes in %v, want %v", i, taken, s.taken)
-					}
 				}
 			}
 			if h.over() != nil {

@@ -13,7 +13,7 @@ type metrics struct {
 	services, problems prometheus.Gauge
 	virtualServices    prometheus.Gauge
 	events             *prometheus.CounterVec
-	seen               map[[3]string]bool // VirtualServices
+	seen               map[source.Key]bool // VirtualServices
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -24,7 +24,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		virtualServices: prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilot_virt_services", Help: "VirtualServices that the mesh knows."}),
 		problems:        prometheus.NewGauge(prometheus.GaugeOpts{Name: "pilot_config_problems", Help: "Mistakes in users' objects, as slipway analyze lists them."}),
 		events:          prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pilot_k8s_cfg_events", Help: "Objects that were added, changed or deleted, by kind."}, []string{"type", "event"}),
-		seen:            map[[3]string]bool{},
+		seen:            map[source.Key]bool{},
 	}
 	registry.MustRegister(m.update, m.services, m.virtualServices, m.problems, m.events)
 	return m
@@ -38,7 +38,7 @@ func (m *metrics) show(state *resolve.State, changes []source.Change) {
 			event = "delete"
 		}
 		m.events.WithLabelValues(c.Kind, event).Inc()
-		if key := [3]string{c.Kind, c.Namespace, c.Name}; c.Kind == "VirtualService" {
+		if key := c.Key(); c.Kind == "VirtualService" {
 			if m.seen[key] = true; c.Object == nil {
 				delete(m.seen, key)
 			}

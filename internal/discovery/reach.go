@@ -21,7 +21,7 @@ var unfollowed = map[string]bool{"Pod": true, "EndpointSlice": true, "Node": tru
 // steps remembers in which step the control plane took in each object.
 type steps struct {
 	mu sync.Mutex
-	at map[[3]string]stepAt
+	at map[source.Key]stepAt
 }
 
 type stepAt struct {
@@ -40,7 +40,7 @@ func (e *Engine) Unarrived() []Known {
 	var out []Known
 	for key, at := range e.reach.at {
 		if !at.arrived {
-			out = append(out, Known{key[0], key[1], key[2], at.version})
+			out = append(out, Known{key.Kind, key.Namespace, key.Name, at.version})
 		}
 	}
 	return out
@@ -50,7 +50,7 @@ func (e *Engine) Unarrived() []Known {
 func (e *Engine) Arrived(kind, namespace, name, version string) {
 	e.reach.mu.Lock()
 	defer e.reach.mu.Unlock()
-	key := [3]string{kind, namespace, name}
+	key := source.Key{Kind: kind, Namespace: namespace, Name: name}
 	if at, known := e.reach.at[key]; known && at.version == version {
 		at.arrived = true
 		e.reach.at[key] = at
@@ -61,13 +61,13 @@ func (s *steps) note(changes []source.Change, step uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.at == nil {
-		s.at = map[[3]string]stepAt{}
+		s.at = map[source.Key]stepAt{}
 	}
 	for _, c := range changes {
 		if unfollowed[c.Kind] {
 			continue
 		}
-		key := [3]string{c.Kind, c.Namespace, c.Name}
+		key := c.Key()
 		versioned, ok := c.Object.(interface{ GetResourceVersion() string })
 		if !ok {
 			delete(s.at, key)
@@ -86,7 +86,7 @@ func (s *steps) all() (objects []Known, steps []uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for key, at := range s.at {
-		objects, steps = append(objects, Known{key[0], key[1], key[2], at.version}), append(steps, at.step)
+		objects, steps = append(objects, Known{key.Kind, key.Namespace, key.Name, at.version}), append(steps, at.step)
 	}
 	return objects, steps
 }
@@ -94,6 +94,6 @@ func (s *steps) all() (objects []Known, steps []uint64) {
 func (s *steps) of(kind, namespace, name string) (stepAt, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at, known := s.at[[3]string{kind, namespace, name}]
+	at, known := s.at[source.Key{Kind: kind, Namespace: namespace, Name: name}]
 	return at, known
 }

@@ -21,6 +21,12 @@ type Change struct {
 	Object          any // nil when it is gone
 }
 
+// Key names an object.
+type Key struct{ Kind, Namespace, Name string }
+
+// Key is that of the object that changed.
+func (c Change) Key() Key { return Key{c.Kind, c.Namespace, c.Name} }
+
 // Source watches one cluster.
 type Source struct {
 	informers []kindInformer
@@ -98,21 +104,19 @@ func (s *Source) add(kind string, informer cache.SharedIndexInformer, keep func(
 // Queue holds what changed until it is taken. A later change of an object replaces an earlier one.
 type Queue struct {
 	mu      sync.Mutex
-	pending map[changeKey]Change
-	order   []changeKey
+	pending map[Key]Change
+	order   []Key
 	ready   chan struct{}
 }
 
-type changeKey struct{ kind, namespace, name string }
-
 // NewQueue is an empty queue.
 func NewQueue() *Queue {
-	return &Queue{pending: map[changeKey]Change{}, ready: make(chan struct{}, 1)}
+	return &Queue{pending: map[Key]Change{}, ready: make(chan struct{}, 1)}
 }
 
 // Add puts a change in and returns at once.
 func (q *Queue) Add(change Change) {
-	key := changeKey{change.Kind, change.Namespace, change.Name}
+	key := change.Key()
 	q.mu.Lock()
 	if _, there := q.pending[key]; !there {
 		q.order = append(q.order, key)
@@ -136,7 +140,7 @@ func (q *Queue) Take() []Change {
 	for _, key := range q.order {
 		changes = append(changes, q.pending[key])
 	}
-	q.pending, q.order = map[changeKey]Change{}, nil
+	q.pending, q.order = map[Key]Change{}, nil
 	return changes
 }
 
