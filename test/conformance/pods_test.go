@@ -178,8 +178,8 @@ func serveAll(t *testing.T, p *nettest.Pod) *backend {
 	return b
 }
 
-// silent takes connections and says nothing.
-func silent(listener net.Listener) {
+// eachConnection serves the connections that come, each by itself, and closes them.
+func eachConnection(listener net.Listener, serve func(net.Conn)) {
 	go func() {
 		for {
 			connection, err := listener.Accept()
@@ -187,11 +187,16 @@ func silent(listener net.Listener) {
 				return // the test is over
 			}
 			go func() {
-				_, _ = io.Copy(io.Discard, connection)
-				_ = connection.Close()
+				defer func() { _ = connection.Close() }()
+				serve(connection)
 			}()
 		}
 	}()
+}
+
+// silent takes connections and says nothing.
+func silent(listener net.Listener) {
+	eachConnection(listener, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 }
 
 // tunnels answers requests for a tunnel with what it was asked for, inside the tunnel.
@@ -207,18 +212,7 @@ func tunnels(listener net.Listener) {
 
 // answerLines writes one line to each connection.
 func answerLines(listener net.Listener, line func(net.Conn) string) {
-	go func() {
-		for {
-			connection, err := listener.Accept()
-			if err != nil {
-				return // the test is over
-			}
-			go func() {
-				_, _ = fmt.Fprintln(connection, line(connection))
-				_ = connection.Close()
-			}()
-		}
-	}()
+	eachConnection(listener, func(c net.Conn) { _, _ = fmt.Fprintln(c, line(c)) })
 }
 
 // register makes the Pod object of a pod.
@@ -312,27 +306,18 @@ func copyFile(t *testing.T, from, to string) {
 
 // forward carries connections to an address outside the pod: the pods' network leads nowhere.
 func forward(listener net.Listener, address string) {
-	go func() {
-		for {
-			inside, err := listener.Accept()
-			if err != nil {
-				return // the test is over
-			}
-			go func() {
-				defer func() { _ = inside.Close() }()
-				outside, err := net.Dial("tcp", address)
-				if err != nil {
-					return
-				}
-				defer func() { _ = outside.Close() }()
-				go func() {
-					_, _ = io.Copy(outside, inside)
-					_ = outside.Close()
-				}()
-				_, _ = io.Copy(inside, outside)
-			}()
+	eachConnection(listener, func(inside net.Conn) {
+		outside, err := net.Dial("tcp", address)
+		if err != nil {
+			return
 		}
-	}()
+		defer func() { _ = outside.Close() }()
+		go func() {
+			_, _ = io.Copy(outside, inside)
+			_ = outside.Close()
+		}()
+		_, _ = io.Copy(inside, outside)
+	})
 }
 
 // endpoints writes the EndpointSlice of a Service, which no controller does here.

@@ -34,26 +34,17 @@ spec: {hosts: ['*'], gateways: [edge], http: [{match: [{uri: {exact: /v2}}], rou
 
 // literally answers requests with their headers as they were written, and one of its own.
 func literally(listener net.Listener) {
-	go func() {
-		for {
-			c, err := listener.Accept()
+	eachConnection(listener, func(c net.Conn) {
+		got, reader := "", bufio.NewReader(c)
+		for !strings.HasSuffix(got, "\r\n\r\n") {
+			line, err := reader.ReadString('\n')
 			if err != nil {
-				return // the test is over
+				return
 			}
-			go func() {
-				defer func() { _ = c.Close() }()
-				got, reader := "", bufio.NewReader(c)
-				for !strings.HasSuffix(got, "\r\n\r\n") {
-					line, err := reader.ReadString('\n')
-					if err != nil {
-						return
-					}
-					got += line
-				}
-				_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-aNsWeR: yes\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(got), got)
-			}()
+			got += line
 		}
-	}()
+		_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nX-aNsWeR: yes\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(got), got)
+	})
 }
 
 // exchangedLiterally sends a request from a pod and returns what comes back, as it is written.
