@@ -219,15 +219,15 @@ func copyLine(w *bufio.Writer, line []byte) error {
 // reading is a scrape on its way: what Envoy has counted for the mesh.
 type reading struct {
 	self
-	sums   map[series]float64
-	kinds  map[string]string
-	labels map[string]string // by Envoy's tags: those of a histogram's buckets are the same
+	sums  map[series]float64
+	kinds map[string]string
+	known map[string]string // labels, by Envoy's tags: those of a histogram's buckets are the same
 }
 
 // translate copies Envoy's metrics, with the mesh's under their own names and labels. Series of Envoy's that become the same one are
 // added up.
 func (s self) translate(w io.Writer, text io.Reader) error {
-	r := reading{self: s, sums: map[series]float64{}, kinds: map[string]string{}, labels: map[string]string{}}
+	r := reading{self: s, sums: map[series]float64{}, kinds: map[string]string{}, known: map[string]string{}}
 	buffered := bufio.NewWriter(w)
 	if err := eachLine(text, func(line []byte) error {
 		if kind, ok := bytes.CutPrefix(line, []byte("# TYPE "+countedPrefix)); ok {
@@ -259,14 +259,14 @@ func (r *reading) add(line string) {
 		return
 	}
 	tags, bound, _ := strings.Cut(rest[:end], `,le="`) // no value has that: a quote in one is written with a backslash
-	labels, known := r.labels[tags]
+	labels, known := r.known[tags]
 	if !known {
 		parsed, ok := parseTags(tags)
 		if !ok {
 			return
 		}
-		labels = r.self.labels(parsed)
-		r.labels[tags] = labels
+		labels = r.labels(parsed)
+		r.known[tags] = labels
 	}
 	r.sums[series{name, labels, strings.TrimSuffix(bound, `"`)}] += value
 }
